@@ -1,0 +1,130 @@
+"""The asyncio SDK for Kling video and image generation: typed jobs, awaitable tasks, nothing bought twice."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kling_async._version import __version__
+
+if TYPE_CHECKING:
+    from kling_async._auth import ApiKey, Credentials, KeyPair
+    from kling_async._pacing import Polling, Retry
+    from kling_async._profile import Profile
+    from kling_async.errors import (
+        AccountError,
+        ApiError,
+        AuthenticationError,
+        CallbackError,
+        ConcurrencyLimitError,
+        ConfigurationError,
+        ContentPolicyError,
+        DownloadError,
+        InvalidJobError,
+        InvalidRefError,
+        InvalidRequestError,
+        JournalError,
+        KlingError,
+        NotFoundError,
+        PermissionDeniedError,
+        ProtocolError,
+        RateLimitError,
+        ResultExpiredError,
+        ResultMissingError,
+        ServiceError,
+        SubmitOutcomeUnknown,
+        TaskError,
+        TaskFailedError,
+        TaskTimeoutError,
+        TransportError,
+        TransportTimeoutError,
+    )
+    from kling_async.jobs import (
+        ALL_JOBS,
+        CameraControl,
+        DynamicMask,
+        GenerateImage,
+        Image2Video,
+        Job,
+        LipSync,
+        MultiShot,
+        Text2Video,
+        VideoExtend,
+        VirtualTryOn,
+    )
+    from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
+    from kling_async.session import KlingSession
+    from kling_async.tasks import TaskHandle
+
+__all__ = [
+    "ALL_JOBS",
+    "AccountError",
+    "ApiError",
+    "ApiKey",
+    "Audio",
+    "AuthenticationError",
+    "CallbackError",
+    "CameraControl",
+    "ConcurrencyLimitError",
+    "ConfigurationError",
+    "ContentPolicyError",
+    "Credentials",
+    "DownloadError",
+    "DynamicMask",
+    "GenerateImage",
+    "Image",
+    "Image2Video",
+    "InvalidJobError",
+    "InvalidRefError",
+    "InvalidRequestError",
+    "Job",
+    "JournalError",
+    "KeyPair",
+    "KlingError",
+    "KlingSession",
+    "LipSync",
+    "MultiShot",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Polling",
+    "Profile",
+    "ProtocolError",
+    "RateLimitError",
+    "ResultExpiredError",
+    "ResultMissingError",
+    "Retry",
+    "ServiceError",
+    "Snapshot",
+    "Status",
+    "SubmitOutcomeUnknown",
+    "TaskError",
+    "TaskFailedError",
+    "TaskHandle",
+    "TaskRef",
+    "TaskTimeoutError",
+    "Text2Video",
+    "TransportError",
+    "TransportTimeoutError",
+    "Video",
+    "VideoExtend",
+    "VirtualTryOn",
+    "__version__",
+]
+
+_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "tasks", "session")
+"""Where the names come from, the light modules first: only the last one brings aiohttp."""
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

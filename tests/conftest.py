@@ -1,0 +1,83 @@
+"""What the tests share: an event loop whose time jumps, so that a wait of minutes takes no time at all."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Mapping
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+
+class _Impatient:
+    """A selector that never waits: when nothing is ready it moves the loop's clock to the next timer instead.
+
+    What threads are working on is waited for really. Loopback sockets need no such care: what one
+    end has sent, the other end can read at once.
+    """
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._inner = selectors.DefaultSelector()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._inner.select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None or self._loop.threads_at_work():
+            return self._inner.select(0.05)
+        ready = self._inner.select(0.0005)  # a kernel under load may deliver a loopback packet a moment later
+        if not ready:
+            self._loop.now += timeout
+        return ready
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._inner.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._inner.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._inner.modify(fileobj, events, data)
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._inner.get_key(fileobj)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._inner.get_map()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which a timer is due as soon as nothing else is to be done, and no time passes otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0  # as if the machine had been up for days: a time that was never set must look long past
+        self._jobs = 0
+        super().__init__(_Impatient(self))  # type: ignore[arg-type]  # a selector in all that the loop uses
+
+    def time(self) -> float:
+        return self.now
+
+    def threads_at_work(self) -> bool:
+        try:
+            borrowed = anyio.to_thread.current_default_thread_limiter().borrowed_tokens
+        except anyio.NoEventLoopError:
+            borrowed = 0
+        return bool(self._jobs or borrowed)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        future = super().run_in_executor(executor, func, *args)
+        self._jobs += 1
+        future.add_done_callback(lambda _: setattr(self, "_jobs", self._jobs - 1))
+        return future
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Run asynchronous tests in a `VirtualLoop`."""
+    return "asyncio", {"loop_factory": VirtualLoop}
