@@ -1,0 +1,86 @@
+"""Bearer text from credentials and the time. Knows no request; nothing here ever prints a secret."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Final
+
+from attrs import Attribute, field, frozen
+
+from kling_async._fault import ConfigurationError
+
+__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from"]
+
+_LIFETIME: Final = 1800
+"""Seconds a signed token is valid, the sample value of `api.md` 6.2."""
+_SLACK: Final = 5
+"""Seconds a token is dated back, for a server whose clock is behind (`api.md` 6.2)."""
+_STEP: Final = 300
+"""A token is signed as of the last full five minutes: the same text is used meanwhile, and no token
+that is sent has less than 25 of its 30 minutes left."""
+
+
+def _clean(instance: object, attribute: Attribute[str], text: object) -> None:
+    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
+        msg = f"{type(instance).__name__}.{attribute.name} must be non-empty printable ASCII without spaces; look for a stray newline"
+        raise ConfigurationError(msg)
+
+
+@frozen
+class ApiKey:
+    """A key that is sent as it is: every gateway's, and the newest official ones."""
+
+    text: str = field(repr=False, validator=_clean)
+
+
+@frozen(kw_only=True)
+class KeyPair:
+    """An official access key and secret key; tokens are signed from it and renewed before they expire."""
+
+    access_key: str = field(repr=False, validator=_clean)
+    secret_key: str = field(repr=False, validator=_clean)
+
+
+Credentials = ApiKey | KeyPair
+
+
+def credentials_from(given: str | Credentials | None, environ: str | None) -> Credentials:
+    """What to authenticate with: the argument, else the environment's key.
+
+    Raises:
+        ConfigurationError: there is neither, or it cannot be a key.
+    """
+    if isinstance(given, ApiKey | KeyPair):
+        return given
+    text = given if given is not None else environ
+    if text is None:
+        msg = (
+            "no API key: set KLING_API_KEY or pass api_key=…; to try without one, run `kling emulator` "
+            "in another terminal and use the key and base URL that it prints"
+        )
+        raise ConfigurationError(msg)
+    return ApiKey(text)
+
+
+def bearer(credentials: Credentials, wall: float) -> str:
+    """The text after `Bearer` for a request sent at `wall` (Unix seconds)."""
+    match credentials:
+        case ApiKey():
+            return credentials.text
+        case KeyPair():
+            issued = int(wall // _STEP * _STEP)
+            claims = {"iss": credentials.access_key, "exp": issued + _LIFETIME, "nbf": issued - _SLACK}
+            signed = f"{_part({'alg': 'HS256', 'typ': 'JWT'})}.{_part(claims)}"
+            mac = hmac.digest(credentials.secret_key.encode(), signed.encode(), hashlib.sha256)
+            return f"{signed}.{_urlsafe(mac)}"
+
+
+def _part(value: object) -> str:
+    return _urlsafe(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _urlsafe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

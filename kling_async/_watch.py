@@ -1,0 +1,229 @@
+"""What is known of one task, and what each look changes. Pure: the time and the dice are arguments.
+
+Only a listed final word ends a task. A look that fails is neither news nor an end: it counts against
+the error budget until a good one comes (`reliability.md` P8 to P10).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from attrs import define, evolve, field, frozen
+
+from kling_async._fault import KlingError
+from kling_async._pacing import Pace, Polling, backoff, next_gap
+from kling_async._verdict import Failure
+from kling_async._wire import Blank, Refusal
+from kling_async.errors import (
+    ApiError,
+    NotFoundError,
+    ProtocolError,
+    RateLimitError,
+    ResultMissingError,
+    ServiceError,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
+
+__all__ = ["Change", "News", "Seen", "Watch", "entries_of", "snapshot_from"]
+
+Seen = Snapshot | Blank | Refusal | ProtocolError | Failure
+"""All that a look can bring."""
+
+_log = logging.getLogger(__name__)
+
+_VISIBLE_WITHIN: Final = 60.0
+"""Seconds after its creation in which a task may still be "not found" (`reliability.md` 2.7)."""
+_CONFIRMATIONS: Final = 3
+"""Looks that must agree before "not found", or a success without a result, is believed."""
+_ERROR_CAP: Final = 20.0
+"""The longest pause in seconds after a look that failed."""
+_PASSING: Final = {408, 425, 429}
+"""Refusals by status that a wait sits out, besides 5xx."""
+
+
+@frozen
+class News:
+    """What a look changed: whether the snapshot is another, and an error that ends the present waits."""
+
+    changed: bool = False
+    error: KlingError | None = None
+
+
+@define(eq=False)
+class Change:
+    """One link of the chain of changes, so that any number of readers can follow at their own pace."""
+
+    snapshot: Snapshot
+    following: Change | None = None
+
+
+def entries_of(snapshot: Snapshot, action: str) -> tuple[Video | Image | Audio, ...]:
+    """The entries of a result that its kind of task is for, else whatever there is."""
+    if action == "images":
+        return snapshot.images or snapshot.videos or snapshot.audios
+    if action == "audio":
+        return snapshot.audios or snapshot.videos
+    return snapshot.videos or snapshot.images or snapshot.audios
+
+
+def snapshot_from(seen: Seen, ref: TaskRef) -> Snapshot:
+    """What one look showed, for people who asked for that look.
+
+    Raises:
+        ApiError: the service refused.
+        ProtocolError: the reply cannot be read, or is about another task.
+        TransportError: there was no reply.
+    """
+    match _about(ref, seen):
+        case Snapshot() as snapshot:
+            return snapshot
+        case (Refusal() | Failure()) as trouble:
+            raise trouble.error()
+        case ProtocolError() as error:
+            raise error
+        case Blank():
+            return Snapshot(task_id=ref.task_id, status=Status.UNKNOWN, external_task_id=ref.external_task_id)
+
+
+def _about(ref: TaskRef, seen: Seen) -> Seen:
+    # Some cache has mixed up two replies: nothing in it may be used.
+    if isinstance(seen, Snapshot) and seen.task_id != ref.task_id:
+        return ProtocolError("the reply is about another task", path="task_id")
+    return seen
+
+
+@define(eq=False, kw_only=True, weakref_slot=True)
+class Watch:
+    """One task as this session knows it; shared by all handles of the task."""
+
+    ref: TaskRef
+    pace: Pace
+    polling: Polling
+    next_look: float = 0.0
+    """When to look next, by the clock's `now`."""
+    snapshot: Snapshot | None = None
+    failure: KlingError | None = None
+    """Why the task, now final, brings nothing."""
+    done: bool = False
+    latest: Change | None = None
+    _looks: int = field(default=0, init=False)
+    _since: float = field(init=False)
+    _queued_since: float | None = field(default=None, init=False)
+    _met: bool = field(init=False)
+    _streak: int = field(default=0, init=False)
+    _failing_since: float | None = field(default=None, init=False)
+    _absences: int = field(default=0, init=False)
+    _empty_handed: int = field(default=0, init=False)
+    _unknown_word: str | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._met = self.snapshot is not None
+        self._since = self.next_look
+        if self.snapshot is not None:
+            self.latest = Change(self.snapshot)
+
+    def begin(self, now: float, roll: float) -> None:
+        """Count from now: the task was created this moment."""
+        self._since = self._queued_since = now
+        self.next_look = now + next_gap(self.pace, 0, jitter=self.polling.jitter, roll=roll)
+
+    def resume(self) -> None:
+        """Somebody waits again: failures of an earlier wait are not held against this one."""
+        self._failing_since = None
+
+    def note(self, seen: Seen, *, now: float, roll: float, hint: float | None = None) -> News:
+        """Take in what a look brought; `hint` is the server's own wish in seconds to the next look."""
+        self._looks += 1
+        seen = _about(self.ref, seen)
+        match seen:
+            case Snapshot() | Blank():
+                self._streak, self._absences, self._failing_since, self._met = 0, 0, None, True
+                self.next_look = now + max(next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll), hint or 0.0)
+                return self._take(seen, now) if isinstance(seen, Snapshot) else News()
+            case Refusal():
+                return self._refused(seen.error(), now=now, roll=roll, hint=hint)
+            case Failure():
+                return self._failed(seen.error(), now=now, roll=roll, hint=hint)
+            case ProtocolError():
+                return self._failed(seen, now=now, roll=roll, hint=hint)
+
+    def _take(self, seen: Snapshot, now: float) -> News:
+        if self.done:
+            self._take_again(seen)
+            return News()
+        if seen.status is Status.SUCCEED and not entries_of(seen, self.ref.action):
+            self._empty_handed += 1
+            if self._empty_handed < _CONFIRMATIONS:
+                return News()
+            self.failure = ResultMissingError("the task succeeded without a result", ref=self.ref)
+        elif seen.status is Status.FAILED:
+            self.failure = TaskFailedError(seen.message, ref=self.ref)
+        elif seen.status is Status.UNKNOWN and seen.raw_status != self._unknown_word:
+            self._unknown_word = seen.raw_status
+            _log.warning("unknown status %r of task %s: waiting on", seen.raw_status[:64], self.ref.task_id)
+        if not seen.status.final:
+            self._empty_handed = 0
+        self.done = seen.status.final
+        changed = self._differs(seen)
+        self.snapshot = seen
+        if changed:
+            link = Change(seen)
+            if self.latest is not None:
+                self.latest.following = link
+            self.latest = link
+        return News(changed=changed, error=self._queued_too_long(seen, now))
+
+    def _take_again(self, seen: Snapshot) -> None:
+        # Final is final, except that a fresh read of a finished task may sign its links anew.
+        known = self.snapshot.status if self.snapshot else seen.status
+        if seen.status is known is Status.SUCCEED and entries_of(seen, self.ref.action):
+            self.snapshot, self.failure = seen, None
+            if self.latest is not None:
+                self.latest.snapshot = seen
+        elif seen.status.final and seen.status is not known:
+            _log.warning("task %s was %s and is now said to be %s: the first word counts", self.ref.task_id, known, seen.status)
+
+    def _differs(self, seen: Snapshot) -> bool:
+        # The time of the last update moves with every look on some gateways; it is no news by itself.
+        return self.snapshot is None or evolve(self.snapshot, updated_at=seen.updated_at) != seen
+
+    def _queued_too_long(self, seen: Snapshot, now: float) -> KlingError | None:
+        bound = self.polling.queued_timeout
+        if bound is None or seen.status is not Status.SUBMITTED:
+            return None
+        if self._queued_since is None:
+            self._queued_since = now
+        if now - self._queued_since < bound:
+            return None
+        self._queued_since = now
+        return TaskTimeoutError(f"still queued after {bound:g} s; the task goes on", ref=self.ref)
+
+    def _refused(self, error: ApiError, *, now: float, roll: float, hint: float | None) -> News:
+        passing = isinstance(error, ServiceError | RateLimitError) or (error.http_status or 0) in _PASSING
+        if isinstance(error, NotFoundError):
+            if now - self._since >= _VISIBLE_WITHIN:
+                self._absences += 1
+            if self._absences >= _CONFIRMATIONS:
+                self._absences = 0
+                error.ref = self.ref
+                return News(error=error)
+        elif not passing and not self._met:
+            # Never had a good answer: the key or the reference is wrong, and waiting will not mend it.
+            error.ref = self.ref
+            return News(error=error)
+        return self._failed(error, now=now, roll=roll, hint=max(hint or 0.0, error.retry_after or 0.0))
+
+    def _failed(self, error: KlingError, *, now: float, roll: float, hint: float | None) -> News:
+        self._streak += 1
+        base = 2.0 if isinstance(error, RateLimitError) else 1.0
+        self.next_look = now + backoff(self._streak, base=base, cap=_ERROR_CAP, roll=roll, floor=hint)
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since < self.polling.error_budget:
+            return News()
+        self._failing_since = None
+        message = f"no good answer for {self.polling.error_budget:g} s, the last: {error}; the task goes on"
+        return News(error=TaskTimeoutError(message, ref=self.ref))
