@@ -301,8 +301,7 @@ def _check_content(reader: BinaryIO, need: Need) -> None:
 
 
 def _png_size(head: bytes) -> tuple[int, int]:
-    whole = head[12:16] == b"IHDR" and len(head) >= 24  # noqa: PLR2004  signature 8, length 4, name 4, width 4, height 4
-    return (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) if whole else (0, 0)
+    return (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) if head[12:16] == b"IHDR" else (0, 0)
 
 
 def _jpeg_size(reader: BinaryIO) -> tuple[int, int]:

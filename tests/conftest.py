@@ -1,14 +1,19 @@
-"""What the tests share: an event loop whose time jumps, so that a wait of minutes takes no time at all."""
+"""What the tests share: an event loop whose time jumps, so that a wait of minutes takes no time at all, and a check for leaks."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio.to_thread
 import pytest
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class _Impatient:
@@ -70,7 +75,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             borrowed = 0
         return bool(self._jobs or borrowed)
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
         future.add_done_callback(lambda _: setattr(self, "_jobs", self._jobs - 1))
@@ -81,3 +86,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Run asynchronous tests in a `VirtualLoop`."""
     return "asyncio", {"loop_factory": VirtualLoop}
+
+
+@pytest.fixture
+async def nothing_is_left(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, or exceptions that nobody has looked at."""
+    yield
+    for _ in range(3):  # transports close a turn after their sessions
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() if not getattr(task.get_coro(), "__qualname__", "").startswith("TestRunner.")]
+    gc.collect()
+    complaints = [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"]
+    assert not left, f"{request.node.name} left {left}"
+    assert not complaints, f"{request.node.name}: {complaints}"

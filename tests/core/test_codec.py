@@ -242,7 +242,15 @@ def test_half_characters_do_not_spread() -> None:
 
 def test_entries_keep_their_order_and_count_by_position() -> None:
     """Pictures without a usable index are numbered by where they stand; entries without a link are left out."""
-    given = [{"url": URL}, {"url": URL, "index": "7"}, {"url": None}, None, "x", {"url": URL, "index": -1}, {"url": URL, "index": "9" * 5000}]
+    given = [
+        {"url": URL},
+        {"url": URL, "index": "7"},
+        {"url": None},
+        None,
+        "x",
+        {"url": URL, "index": -1},
+        {"url": URL, "index": "9" * 5000},
+    ]
     assert [image.index for image in decode_entries(given, Image)] == [0, 7, 5, 6]
     assert decode_entries([{"id": "", "url": URL}], Image) == (Image(index=0, url=URL),)
 

@@ -183,7 +183,17 @@ REFUSED: list[tuple[type[Job[Any]], dict[str, Any], str]] = [
     ),
     *(
         (Text2Video, {"extra": bad}, "extra")
-        for bad in (None, ["a"], "{}", {1: 2}, {"a": float("nan")}, {"a": b"x"}, {"a": "\ud800"}, {"a": {"b": {1}}}, {"external_task_id": "x"})
+        for bad in (
+            None,
+            ["a"],
+            "{}",
+            {1: 2},
+            {"a": float("nan")},
+            {"a": b"x"},
+            {"a": "\ud800"},
+            {"a": {"b": {1}}},
+            {"external_task_id": "x"},
+        )
     ),
 ]
 
