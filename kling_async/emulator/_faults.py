@@ -1,0 +1,259 @@
+"""Faults by name: a table of small functions, each spoiling an answer in one way. What was decided before is already on record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+from attrs import define, evolve, field, frozen
+
+from kling_async.emulator import _delivery
+from kling_async.emulator._facts import CODES, Refusal
+from kling_async.emulator._profiles import Profile
+from kling_async.emulator._replies import Reply
+from kling_async.emulator._tasks import DEFAULT_REASON, Marks
+from kling_async.emulator._time import EmulatedTime
+
+Options = Mapping[str, Any]
+Swap = Callable[[Reply, Profile, Options], Reply]
+Edit = Callable[[dict[str, Any], Options], bool]
+Deliver = Callable[[web.Request, Reply, Options, EmulatedTime], Awaitable[web.StreamResponse]]
+
+_PAGE: Final = "<!DOCTYPE html><html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>"
+
+
+@frozen(kw_only=True)
+class Trick:
+    """What a name stands for: one of four ways to interfere."""
+
+    swap: Swap | None = None
+    """Another answer instead."""
+    deliver: Deliver | None = None
+    """The same answer, delivered badly."""
+    edit: Edit | None = None
+    """Another truth about the task; tells whether there was anything to change, else it waits for the next read."""
+    mark: Callable[[Options, Marks], Marks] | None = None
+    """Another fate for the task."""
+    accepted: bool = False
+    """Whether a creation is carried out, when the caller of `fault` does not say."""
+    silent: bool = False
+    """Whether no answer goes out."""
+    options: frozenset[str] = frozenset()
+
+    @property
+    def method(self) -> str | None:
+        """The only kind of request it has a meaning for; nothing: any."""
+        return "GET" if self.edit else "POST" if self.mark else None
+
+
+@define(kw_only=True)
+class Fault:
+    """One order to misbehave."""
+
+    name: str
+    route: str | None
+    method: str | None
+    accepted: bool
+    options: Options
+    left: int | None
+    """How many more times; `None` for ever."""
+    hits: int = 0
+
+    @property
+    def trick(self) -> Trick:
+        """What it does."""
+        return TRICKS[self.name]
+
+    def spend(self) -> None:
+        """Count one use."""
+        self.hits += 1
+        if self.left is not None:
+            self.left -= 1
+
+    def meets(self, route: str, method: str) -> bool:
+        """Whether it is meant for such a request. Result files are only hit by their own name, `files`."""
+        return (
+            self.left != 0
+            and (self.route == route or (self.route is None and route != "files"))
+            and (self.method is None or self.method == method)
+        )
+
+
+@define
+class Faults:
+    """The orders in force, first come first served."""
+
+    orders: list[Fault] = field(factory=list, init=False)
+
+    def order(
+        self, name: str, *, route: str | None, method: str | None, times: int | None, accepted: bool | None, options: Options
+    ) -> Fault:
+        """Take an order.
+
+        Raises:
+            ValueError: unknown name, option, method or number; the message lists what there is.
+        """
+        trick = TRICKS.get(name)
+        if trick is None:
+            msg = f"fault: no {name!r}; there are {', '.join(sorted(TRICKS))}"
+            raise ValueError(msg)
+        strange = sorted(set(options) - trick.options)
+        if strange:
+            msg = f"fault {name}: no option {strange[0]!r}; it takes {', '.join(sorted(trick.options)) or 'none'}"
+            raise ValueError(msg)
+        if method not in {None, "GET", "POST"} or (method and trick.method and method != trick.method):
+            msg = f"fault {name}: method must be {trick.method or 'GET, POST or None'}, got {method!r}"
+            raise ValueError(msg)
+        if times is not None and times < 1:
+            msg = f"fault {name}: times must be 1 or more, or None for ever, got {times!r}"
+            raise ValueError(msg)
+        if name == "code" and options.get("code", 1302) not in CODES:
+            msg = f"fault code: no code {options['code']!r}; there are {', '.join(map(str, CODES))}"
+            raise ValueError(msg)
+        fault = Fault(
+            name=name,
+            route=route,
+            method=method or trick.method,
+            accepted=trick.accepted if accepted is None else accepted,
+            options=dict(options),
+            left=times,
+        )
+        self.orders.append(fault)
+        return fault
+
+    def take(self, route: str, method: str) -> Fault | None:
+        """The fault for this request, spent; one that edits the truth is taken by `edits`."""
+        fault = next((each for each in self.orders if not each.trick.edit and each.meets(route, method)), None)
+        if fault:
+            fault.spend()
+        return fault
+
+    def edits(self, route: str) -> Iterator[Fault]:
+        """The faults that may edit what this read tells; the caller spends the one that did."""
+        return (each for each in self.orders if each.trick.edit and each.meets(route, "GET"))
+
+
+def _status(_reply: Reply, _profile: Profile, options: Options) -> Reply:
+    status = int(options.get("status", 502))
+    match options.get("body", "html"):
+        case "json":
+            return Reply.json({"error": {"message": f"upstream error {status}", "type": "upstream_error", "code": ""}}, status)
+        case "empty":
+            return Reply(status=status, content_type="text/plain")
+        case _:
+            return _html(status, f"Error {status}")
+
+
+def _html(status: int, title: str) -> Reply:
+    return Reply(status=status, body=_PAGE.format(title=title).encode(), content_type="text/html; charset=utf-8")
+
+
+def _front_page(_reply: Reply, _profile: Profile, options: Options) -> Reply:
+    return _html(int(options.get("status", 200)), "Welcome")
+
+
+def _empty(_reply: Reply, _profile: Profile, options: Options) -> Reply:
+    return Reply(status=int(options.get("status", 200)))
+
+
+def _code(_reply: Reply, profile: Profile, options: Options) -> Reply:
+    refusal = Refusal.standard(int(options.get("code", 1302)))
+    return profile.refused(evolve(refusal, message=options.get("message") or refusal.message), options.get("http"))
+
+
+def _retry_after(_reply: Reply, profile: Profile, options: Options) -> Reply:
+    refused = profile.refused(Refusal.standard(1302), options.get("status"))
+    return evolve(refused, headers={**refused.headers, "Retry-After": str(options.get("seconds", 2))})
+
+
+def _not_found(_reply: Reply, profile: Profile, _options: Options) -> Reply:
+    return profile.not_found("")
+
+
+def _garbage(reply: Reply, _profile: Profile, _options: Options) -> Reply:
+    return evolve(reply, body=reply.body[:-2] + b',"\xff')
+
+
+def _string_code(reply: Reply, _profile: Profile, _options: Options) -> Reply:
+    payload = reply.payload
+    if not isinstance(payload, dict) or "code" not in payload:
+        return reply
+    return evolve(reply, body=json.dumps({**payload, "code": str(payload["code"])}, ensure_ascii=False).encode())
+
+
+def _entries(data: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return list((data.get("task_result") or {}).get(kind) or ())
+
+
+def _missing_result(data: dict[str, Any], _options: Options) -> bool:
+    return data["task_status"] == "succeed" and data.pop("task_result", None) is not None
+
+
+def _null_videos(data: dict[str, Any], _options: Options) -> bool:
+    kinds = list(data["task_result"])
+    data["task_result"] = dict.fromkeys(kinds)
+    return bool(kinds)
+
+
+def _no_index(data: dict[str, Any], _options: Options) -> bool:
+    images = _entries(data, "images")
+    for image in images:
+        image.pop("index")
+        image["id"] = ""  # as one gateway was seen to answer (`api.md` 2.3)
+    return bool(images)
+
+
+def _odd_duration(data: dict[str, Any], options: Options) -> bool:
+    videos = _entries(data, "videos")
+    for video in videos:
+        video["duration"] = options.get("duration", "5.041")
+    return bool(videos)
+
+
+def _stale(data: dict[str, Any], _options: Options) -> bool:
+    before = {"processing": "submitted", "succeed": "processing", "failed": "processing"}.get(data["task_status"])
+    if before:
+        data.update(task_status=before, task_status_msg="", task_result={}, updated_at=data["created_at"])
+    return before is not None
+
+
+def _unknown_status(data: dict[str, Any], options: Options) -> bool:
+    data.update(task_status=options.get("status", "reviewing"), task_result={})
+    return True
+
+
+def _fail(options: Options, marks: Marks) -> Marks:
+    return evolve(marks, fail=options.get("reason", DEFAULT_REASON))
+
+
+def _stick(_options: Options, marks: Marks) -> Marks:
+    return evolve(marks, stuck=True)
+
+
+TRICKS: Final[Mapping[str, Trick]] = {
+    "chunked": Trick(deliver=_delivery.chunked, accepted=True),
+    "code": Trick(swap=_code, options=frozenset({"code", "http", "message"})),
+    "drop": Trick(deliver=_delivery.drop, silent=True),
+    "empty": Trick(swap=_empty, options=frozenset({"status"})),
+    "fail": Trick(mark=_fail, accepted=True, options=frozenset({"reason"})),
+    "garbage_json": Trick(swap=_garbage, accepted=True),
+    "hang": Trick(deliver=_delivery.hang, silent=True, options=frozenset({"seconds"})),
+    "html": Trick(swap=_front_page, options=frozenset({"status"})),
+    "missing_result": Trick(edit=_missing_result),
+    "no_index": Trick(edit=_no_index),
+    "not_found": Trick(swap=_not_found),
+    "null_videos": Trick(edit=_null_videos),
+    "odd_duration": Trick(edit=_odd_duration, options=frozenset({"duration"})),
+    "reset": Trick(deliver=_delivery.reset, silent=True),
+    "retry_after": Trick(swap=_retry_after, options=frozenset({"seconds", "status"})),
+    "slow": Trick(deliver=_delivery.slow, accepted=True, options=frozenset({"seconds", "pieces"})),
+    "stale": Trick(edit=_stale),
+    "status": Trick(swap=_status, options=frozenset({"status", "body"})),
+    "string_code": Trick(swap=_string_code, accepted=True),
+    "stuck": Trick(mark=_stick, accepted=True),
+    "truncated": Trick(deliver=_delivery.truncated, accepted=True, options=frozenset({"share"})),
+    "unknown_status": Trick(edit=_unknown_status, options=frozenset({"status"})),
+}
+"""Every fault there is, by name."""
