@@ -1,0 +1,552 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from attrs import define, evolve, field
+
+from kling_async._clock import SystemClock
+from kling_async._pacing import Pace, Polling
+from kling_async._verdict import Failure
+from kling_async._watch import Seen, Watch
+from kling_async._wire import Refusal
+from kling_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    KlingError,
+    ProtocolError,
+    TaskFailedError,
+    TaskTimeoutError,
+    TransportError,
+)
+from kling_async.models import Snapshot, Status, TaskRef, Video
+from kling_async.tasks import Poller, TaskHandle
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+PACE = Pace(first=10.0, interval=5.0, max_interval=15.0)
+VIDEO = Video(id="1", url="https://files.example/v.mp4")
+DROPPED = Failure(cause="disconnected", sent=False)
+Videos = tuple[Video, ...]
+
+
+def snapshot(status: Status, task_id: str = "t1") -> Snapshot:
+    """What a task in that state looks like."""
+    videos = (VIDEO,) if status is Status.SUCCEED else ()
+    return Snapshot(task_id=task_id, status=status, raw_status=status.value, videos=videos, message="too dark")
+
+
+@define
+class Raising:
+    """A look that raises."""
+
+    error: Exception
+
+
+@define
+class FakeGateway:
+    """Tells of each task what its script says, the last word for ever."""
+
+    scripts: dict[str, list[Seen | Raising]] = field(factory=dict)
+    takes: float = 0.0
+    """Seconds that a look takes."""
+    gate: asyncio.Event | None = None
+    """What looks wait for."""
+    looks: list[tuple[str, float]] = field(factory=list)
+    under_way: int = 0
+    at_most: int = 0
+
+    async def look(self, ref: TaskRef) -> tuple[Seen, float | None]:
+        self.looks.append((ref.task_id, asyncio.get_running_loop().time()))
+        self.under_way += 1
+        self.at_most = max(self.at_most, self.under_way)
+        try:
+            if self.takes:
+                await asyncio.sleep(self.takes)
+            if self.gate:
+                await self.gate.wait()
+        finally:
+            self.under_way -= 1
+        script = self.scripts[ref.task_id]
+        seen = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(seen, Raising):
+            raise seen.error
+        return seen, None
+
+
+@define
+class FakeFiles:
+    """Saves nothing, and remembers what it was asked for."""
+
+    asked: list[Any] = field(factory=list)
+
+    async def save(self, entries: Any, directory: Any, *, ref: TaskRef, overwrite: bool, refresh: Callable[[], Awaitable[Any]]) -> Any:
+        self.asked.append((entries, ref, overwrite, await refresh()))
+        return (Path(directory) / "v.mp4",)
+
+
+@define
+class Room:
+    """A gateway, a poller, and handles of its tasks; the dice always show the middle."""
+
+    gateway: FakeGateway = field(factory=FakeGateway)
+    files: FakeFiles = field(factory=FakeFiles)
+    poller: Poller = field(init=False)
+    home: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
+
+    def __attrs_post_init__(self) -> None:
+        self.poller = Poller(self.gateway.look, SystemClock(), lambda: 0.5, self.bind)
+
+    def bind(self) -> None:
+        if asyncio.get_running_loop() is not self.home:
+            msg = "another event loop"
+            raise ConfigurationError(msg)
+
+    def handle(self, *script: Seen | Raising, task_id: str = "t1", **polling: Any) -> TaskHandle[Videos]:
+        """A handle of a task created now, of which looks will show `script`."""
+        self.gateway.scripts[task_id] = list(script)
+        ref = TaskRef(origin="https://gateway.example", action="videos", action2="text2video", task_id=task_id)
+        watch = Watch(ref=ref, pace=PACE, polling=Polling(**polling), snapshot=snapshot(Status.SUBMITTED, task_id))
+        watch.begin(asyncio.get_running_loop().time(), 0.5)
+        return TaskHandle(watch, self.poller, self.files.save)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is looked after any more."""
+        return not self.poller._entries and not self.poller._workers
+
+
+PROCESSING, SUCCEEDED, FAILED = map(snapshot, (Status.PROCESSING, Status.SUCCEED, Status.FAILED))
+
+
+async def together(*handles: TaskHandle[Videos]) -> None:
+    """Wait for all, as far as none fails."""
+    async with asyncio.TaskGroup() as group:
+        for handle in handles:
+            group.create_task(handle.wait())
+
+
+async def settle() -> None:
+    """Let everything happen that needs no time."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_awaiting() -> None:
+    """Awaiting a handle looks at its pace and gives the entries; awaiting it again costs no look."""
+    room = Room()
+    handle = room.handle(PROCESSING, PROCESSING, PROCESSING, SUCCEEDED)
+    begun = asyncio.get_running_loop().time()
+    assert await handle == (VIDEO,)
+    assert [when - begun for _, when in room.gateway.looks] == pytest.approx([10.0, 15.0, 21.25, 29.0625], abs=0.01)
+    assert await handle == (VIDEO,)
+    assert await handle.wait(timeout=0) == (VIDEO,)
+    assert len(room.gateway.looks) == 4
+    assert (handle.done, handle.status, handle.task_id) == (True, Status.SUCCEED, "t1")
+    assert room.idle
+
+
+async def test_a_thousand_awaiters_one_stream() -> None:
+    """Any number of awaiters cause one stream of looks (P6)."""
+    room = Room()
+    handle = room.handle(PROCESSING, PROCESSING, SUCCEEDED)
+    assert await asyncio.gather(*(handle.wait() for _ in range(1000))) == [(VIDEO,)] * 1000
+    assert len(room.gateway.looks) == 3
+
+
+@pytest.mark.parametrize("takes", [0.0, 3.0])
+async def test_cancelling_all_but_one(takes: float) -> None:
+    """Cancelling 999 of 1,000 waiters, between looks or during one, changes nothing for the last (P7)."""
+    room = Room()
+    room.gateway.takes = takes
+    handle = room.handle(PROCESSING, PROCESSING, SUCCEEDED)
+    waiters = [asyncio.ensure_future(handle.wait()) for _ in range(1000)]
+    await asyncio.sleep(11)
+    for waiter in waiters[:-1]:
+        waiter.cancel()
+    assert await waiters[-1] == (VIDEO,)
+    assert all(waiter.cancelled() for waiter in waiters[:-1])
+    assert len(room.gateway.looks) == 3
+
+
+@pytest.mark.parametrize("takes", [0.0, 3.0])
+async def test_cancelling_everybody(takes: float) -> None:
+    """When nobody waits nothing is looked at, and nothing is kept; who waits later is looked after again (W5)."""
+    room = Room()
+    room.gateway.takes = takes
+    handle = room.handle(PROCESSING, SUCCEEDED)
+    waiters = [asyncio.ensure_future(handle.wait(timeout=100)) for _ in range(10)]
+    await asyncio.sleep(11)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.sleep(1000)
+    assert len(room.gateway.looks) == 1
+    assert room.idle
+    assert await handle == (VIDEO,)
+
+
+async def test_a_deadline_left_behind_disturbs_nobody() -> None:
+    """The deadline of a waiter who left during a look passes without a trace for those who came later."""
+    room = Room()
+    room.gateway.takes = 3.0
+    handle = room.handle(PROCESSING, *[PROCESSING] * 20, SUCCEEDED)
+    gone = asyncio.ensure_future(handle.wait(timeout=30))
+    await asyncio.sleep(11)
+    gone.cancel()
+    await asyncio.sleep(5)
+    assert await handle.wait(timeout=600) == (VIDEO,)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_cancelled_as_the_result_arrives(*, cancelled_first: bool) -> None:
+    """A waiter cancelled in the very turn of the result is cancelled, and the others get the result (W6)."""
+    room = Room()
+    handle = room.handle(SUCCEEDED)
+    unlucky, lucky = asyncio.ensure_future(handle.wait()), asyncio.ensure_future(handle.wait())
+    await settle()
+    if cancelled_first:
+        unlucky.cancel()
+    room.poller._note(handle._watch, SUCCEEDED, None)
+    if not cancelled_first:
+        unlucky.cancel()
+    assert await lucky == (VIDEO,)
+    with pytest.raises(asyncio.CancelledError):
+        await unlucky
+    assert unlucky.cancelling() == 1
+    await asyncio.sleep(100)
+    assert room.idle
+
+
+@pytest.mark.parametrize("takes", [0.0, 1e6])
+async def test_a_deadline_is_a_deadline(takes: float) -> None:
+    """A wait ends on time, between looks and while one hangs, with the reference of its task; the task goes on (P11)."""
+    room = Room()
+    room.gateway.takes = takes
+    handle = room.handle(PROCESSING)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def lateness(timeout: float) -> float:
+        with pytest.raises(TaskTimeoutError) as late:
+            await handle.wait(timeout=timeout)
+        assert late.value.ref == handle.ref
+        return loop.time() - begun - timeout
+
+    found = await asyncio.gather(*map(lateness, (0, 0.001, 9.99, 10.0, 12.5, 47.0, 47.0, 300.0)))
+    assert found == pytest.approx([0.0] * 8, abs=0.01)
+    assert not handle.done
+    await room.poller.aclose()
+
+
+async def test_the_default_bound_is_the_pollings() -> None:
+    """Without a bound of its own a wait lasts as long as `Polling.timeout`; an infinite bound is none."""
+    room = Room()
+    loop = asyncio.get_running_loop()
+    handle = room.handle(*[PROCESSING] * 20, SUCCEEDED, timeout=100.0)
+    begun = loop.time()
+    with pytest.raises(TaskTimeoutError):
+        await handle
+    assert loop.time() - begun == pytest.approx(100.0, abs=0.01)
+    assert await handle.wait(timeout=float("inf")) == (VIDEO,)
+
+
+async def test_no_look_for_those_who_will_not_wait() -> None:
+    """A bound of nothing looks at nothing; a negative one is a mistake."""
+    room = Room()
+    handle = room.handle(SUCCEEDED)
+    with pytest.raises(TaskTimeoutError):
+        await handle.wait(timeout=0)
+    with pytest.raises(ConfigurationError):
+        await handle.wait(timeout=-1)
+    await settle()
+    assert room.gateway.looks == []
+
+
+async def test_noise() -> None:
+    """Failed looks end no wait (P9)."""
+    room = Room()
+    noise: list[Seen] = [DROPPED, ProtocolError("not JSON"), DROPPED]
+    assert await room.handle(*noise, PROCESSING, *noise, SUCCEEDED) == (VIDEO,)
+
+
+async def test_failed_tasks() -> None:
+    """Each waiter of a failed task gets an error of its own that says why, now and later."""
+    room = Room()
+    handle = room.handle(FAILED)
+    errors: Any = await asyncio.gather(*(handle.wait() for _ in range(3)), return_exceptions=True)
+    with pytest.raises(TaskFailedError) as again:
+        await handle
+    errors.append(again.value)
+    assert {(type(error), error.reason, error.ref) for error in errors} == {(TaskFailedError, "too dark", handle.ref)}
+    assert len(set(map(id, errors))) == 4
+    assert len(room.gateway.looks) == 1
+
+
+async def test_refused_looks() -> None:
+    """A refusal that waiting will not mend reaches every waiter, and asking again looks again."""
+    room = Room()
+    refusal = Refusal(code=1000, message="no", request_id=None, http_status=401, retry_after=None, readable=True)
+    handle = room.handle(refusal)
+    handle._watch._met = False
+    for _ in range(2):
+        errors = await asyncio.gather(handle.wait(), handle.wait(), return_exceptions=True)
+        assert [type(error) for error in errors] == [AuthenticationError] * 2
+        assert {error.ref for error in errors if isinstance(error, AuthenticationError)} == {handle.ref}
+    assert len(room.gateway.looks) == 2
+    assert room.idle
+
+
+async def test_updates() -> None:
+    """Iterating gives every change, from the present state on, the final one last."""
+    room = Room()
+    handle = room.handle(snapshot(Status.SUBMITTED), PROCESSING, DROPPED, PROCESSING, SUCCEEDED)
+    assert [seen.status async for seen in handle.updates()] == [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEED]
+    assert [seen.status async for seen in handle.updates()] == [Status.SUCCEED]
+    assert len(room.gateway.looks) == 5
+
+
+async def test_updates_of_a_failed_task() -> None:
+    """Failure is the last update, and no exception."""
+    handle = Room().handle(PROCESSING, FAILED)
+    assert [seen.status async for seen in handle.updates()] == [Status.SUBMITTED, Status.PROCESSING, Status.FAILED]
+
+
+async def test_slow_readers_miss_nothing() -> None:
+    """A reader who takes its time sees what happened meanwhile, in order, beside one who does not."""
+    room = Room()
+    words = [snapshot(Status.SUBMITTED), PROCESSING, evolve(PROCESSING, message="half"), SUCCEEDED]
+    handle = room.handle(*words)
+
+    async def read(pause: float) -> list[Snapshot]:
+        seen = []
+        async for each in handle.updates():
+            seen.append(each)
+            await asyncio.sleep(pause)
+        return seen
+
+    assert list(await asyncio.gather(read(0), read(100))) == [words, words]
+
+
+async def test_updates_end_on_time() -> None:
+    """An iteration has one bound as a whole, that of the polling."""
+    room = Room()
+    handle = room.handle(PROCESSING, evolve(PROCESSING, message="half"), timeout=60.0)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(TaskTimeoutError):
+        async for _ in handle.updates():
+            pass
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(60.0, abs=0.01)
+
+
+async def test_updates_left_early() -> None:
+    """Leaving an iteration leaves nothing behind (W12)."""
+    room = Room()
+    handle = room.handle(PROCESSING)
+    updates = handle.updates()
+    async for _ in updates:
+        break
+    await asyncio.sleep(100)
+    assert room.gateway.looks == []
+    assert room.idle
+
+
+async def test_refreshing() -> None:
+    """A refresh is one look now, whose news reaches the waiters too; its trouble is its own."""
+    room = Room()
+    handle = room.handle(PROCESSING, DROPPED, SUCCEEDED)
+    waiter = asyncio.ensure_future(handle.wait())
+    await settle()
+    assert await handle.refresh() == PROCESSING
+    with pytest.raises(TransportError):
+        await handle.refresh()
+    assert not waiter.done()
+    assert await handle.refresh() == SUCCEEDED
+    assert await waiter == (VIDEO,)
+    assert len(room.gateway.looks) == 3
+
+
+async def test_another_tasks_reply_is_not_given_out() -> None:
+    """A mixed-up reply is an error for who asked for it, and nothing of it is kept."""
+    room = Room()
+    handle = room.handle(snapshot(Status.SUCCEED, "t2"), PROCESSING)
+    with pytest.raises(ProtocolError, match="another task"):
+        await handle.refresh()
+    assert not handle.done
+
+
+async def test_saving_waits() -> None:
+    """Saving waits for the result, and hands over what is needed to save it and to renew its links."""
+    room = Room()
+    handle = room.handle(PROCESSING, SUCCEEDED)
+    assert await handle.save("out", overwrite=True) == (Path("out/v.mp4"),)
+    assert room.files.asked == [((VIDEO,), handle.ref, True, (VIDEO,))]
+    assert len(room.gateway.looks) == 3
+
+
+@pytest.mark.parametrize("bug", [RuntimeError("a defect"), KeyError("data")])
+async def test_a_defect_hangs_nobody(bug: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """A defect in looking is told to those who wait and logged; the next wait looks anew."""
+    room = Room()
+    handle = room.handle(Raising(bug), SUCCEEDED)
+    with pytest.raises(KlingError, match=f"defect.*{type(bug).__name__}"):
+        await handle
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert await handle == (VIDEO,)
+    assert room.idle
+
+
+async def test_own_errors_are_no_defects() -> None:
+    """A reference that cannot be asked for is told as that."""
+    handle = Room().handle(Raising(ConfigurationError("cannot stand in a path")))
+    with pytest.raises(ConfigurationError, match="stand in a path"):
+        await handle
+
+
+async def test_looks_are_bounded() -> None:
+    """However many tasks are due, no more looks are under way than there are connections, and every task is looked after."""
+    room = Room()
+    room.gateway.takes = 1.0
+    scripts = {f"t{number}": (snapshot(Status.PROCESSING, f"t{number}"), snapshot(Status.SUCCEED, f"t{number}")) for number in range(300)}
+    handles = [room.handle(*script, task_id=task_id) for task_id, script in scripts.items()]
+    assert await asyncio.gather(*handles) == [(VIDEO,)] * 300
+    assert room.gateway.at_most == 64
+    assert set(Counter(task_id for task_id, _ in room.gateway.looks).values()) == {2}
+    assert room.idle
+
+
+async def test_no_task_is_stranded() -> None:
+    """A task that comes due just as all looks under way end is looked at."""
+    room = Room()
+    room.gateway.gate = asyncio.Event()
+    crowd = [room.handle(snapshot(Status.SUCCEED, f"t{number}"), task_id=f"t{number}") for number in range(64)]
+    waiters = [asyncio.ensure_future(handle.wait()) for handle in crowd]
+    await asyncio.sleep(10.5)
+    assert room.gateway.under_way == 64
+    late = room.handle(snapshot(Status.SUCCEED, "late"), task_id="late")
+    last = asyncio.ensure_future(late.wait(timeout=600))
+    await settle()
+    late._watch.next_look = 0.0
+    # In one turn of the loop: all looks end, then the last task comes due.
+    room.gateway.gate.set()
+    entry = room.poller._entries[late._watch]
+    asyncio.get_running_loop().call_soon(room.poller._attend, entry, asyncio.get_running_loop().time())
+    assert await last == (VIDEO,)
+    await asyncio.gather(*waiters)
+
+
+async def test_waiting_long_leaves_no_litter() -> None:
+    """The places that looks take in the queue are given back, though a deadline is far away."""
+    room = Room()
+    handle = room.handle(*[PROCESSING] * 500, SUCCEEDED)
+    assert await handle.wait(timeout=7 * 86400) == (VIDEO,)
+    assert len(room.gateway.looks) == 501
+    assert len(room.poller._heap) < 100
+
+
+async def test_finished_tasks_are_forgotten() -> None:
+    """What nobody holds and nobody waits for is not kept alive until some deadline passes."""
+    room = Room()
+    for number in range(200):
+        await room.handle(snapshot(Status.SUCCEED, f"t{number}"), task_id=f"t{number}").wait(timeout=86400)
+    handle = room.handle(SUCCEEDED)
+    watch = weakref.ref(handle._watch)
+    await handle.wait(timeout=86400)
+    del handle
+    for number in range(200):
+        await room.handle(snapshot(Status.SUCCEED, f"t{number}"), task_id=f"t{number}").wait(timeout=86400)
+    gc.collect()
+    assert watch() is None
+
+
+@pytest.mark.parametrize("takes", [0.0, 1e6])
+async def test_closing(takes: float) -> None:
+    """Closing tells every waiter how to go on, ends the looks, and refuses new waits; a known result stays known (P28)."""
+    room = Room()
+    known = room.handle(snapshot(Status.SUCCEED, "t2"), task_id="t2")
+    await known
+    room.gateway.takes = takes
+    handle = room.handle(PROCESSING)
+    waiters = [asyncio.ensure_future(handle.wait()) for _ in range(3)]
+    await asyncio.sleep(11)
+    await room.poller.aclose()
+    errors = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [type(error) for error in errors] == [ConfigurationError] * 3
+    assert str(handle.ref) in str(errors[0])
+    assert room.gateway.under_way == 0
+    with pytest.raises(ConfigurationError, match="closed"):
+        await handle
+    assert await known == (VIDEO,)
+    looks = len(room.gateway.looks)
+    await asyncio.sleep(1000)
+    assert len(room.gateway.looks) == looks
+    assert room.idle
+
+
+async def test_another_loop_is_refused() -> None:
+    """Waiting or saving in another loop is refused at once, and disturbs nobody at home (P29)."""
+    room = Room()
+    handle = room.handle(PROCESSING, SUCCEEDED)
+    known = room.handle(snapshot(Status.SUCCEED, "t2"), task_id="t2")
+    await known
+    waiter = asyncio.ensure_future(handle.wait())
+    await settle()
+
+    async def elsewhere() -> None:
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await handle
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await known.save("out")
+        assert await known == (VIDEO,)
+
+    await anyio.to_thread.run_sync(asyncio.run, elsewhere())
+    assert await waiter == (VIDEO,)
+
+
+async def test_scopes() -> None:
+    """Every way to stop waiting stops the waiting alone: a scope, a timeout, a group's failure (W4)."""
+    room = Room()
+    handle = room.handle(*[PROCESSING] * 8, SUCCEEDED)
+    with anyio.move_on_after(20):
+        await handle
+    with pytest.raises(TimeoutError) as late:
+        async with asyncio.timeout(20):
+            await handle
+    assert not isinstance(late.value, KlingError)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    failing = room.handle(snapshot(Status.FAILED, "t2"), task_id="t2")
+    with pytest.raises(ExceptionGroup) as group:
+        await together(handle, failing)
+    assert group.group_contains(TaskFailedError)
+    assert await handle == (VIDEO,)
+
+
+async def test_handles_are_data() -> None:
+    """Pickling or copying a handle gives its reference; printing it gives no link (P20)."""
+    room = Room()
+    handle = room.handle(SUCCEEDED)
+    await handle
+    twins: list[object] = [pickle.loads(pickle.dumps(handle)), copy.copy(handle)]
+    assert twins == [handle.ref] * 2
+    assert "files.example" not in repr(handle)
+    assert "t1" in repr(handle)
+
+
+async def test_a_handle_never_awaited() -> None:
+    """A handle that nobody awaits costs nothing and complains about nothing (W7)."""
+    room = Room()
+    handle = room.handle(SUCCEEDED)
+    del handle
+    gc.collect()
+    await asyncio.sleep(100)
+    assert room.gateway.looks == []
