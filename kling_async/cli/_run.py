@@ -1,0 +1,159 @@
+"""Runs a command's work: errors become one line and an exit code, and no task that costs money is left unnamed."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+from attrs import define, field
+
+from kling_async._fault import KlingError
+from kling_async._pacing import Polling
+from kling_async.cli._exit import Exit, exit_of
+from kling_async.cli._options import Connection, Following, Talk
+from kling_async.cli._progress import Board, printable
+from kling_async.errors import InvalidJobError
+from kling_async.models import TaskRef
+from kling_async.session import KlingSession
+
+__all__ = ["Desk", "Work", "open_session", "run"]
+
+
+@define(eq=False)
+class Desk:
+    """One command at work: how it talks, and what must be told when it ends."""
+
+    options: Talk
+    board: Board
+    running: dict[TaskRef, str] = field(factory=dict, init=False)
+    """Tasks that are accepted and not known to have ended, with what they are called here."""
+    asked: list[str] = field(factory=list, init=False)
+    """The `external_task_id` of each paid request that has no answer yet."""
+
+    def complain(self, error: KlingError, label: str = "") -> Exit:
+        """Say what went wrong in one line; gives the exit code for it."""
+        if self.options.debug:
+            self.board.copyable("".join(traceback.format_exception(error)).rstrip())
+        text = str(error)
+        if isinstance(error, InvalidJobError):
+            text = f"--{error.field.replace('_', '-')}: {error.rule}"
+        # Where the command knows the task by a name, its reference is on the screen already.
+        ref = getattr(error, "ref", None)
+        if label:
+            text = f"{label}: {text.removesuffix(f' [{ref}]')}"
+        self.board.say(f"kling: {printable(text)}")
+        return exit_of(error)
+
+    def last_words(self) -> str:
+        """What to do about tasks and requests whose end nobody has seen; nothing when there are none."""
+        lines = [f"kling: a paid request may be accepted: look for external_task_id {key} before you buy again" for key in self.asked]
+        if self.running:
+            command = shlex.join(["kling", "wait", *map(str, self.running), *_repeated(self.options)])
+            count = len(self.running)
+            lines += [f"kling: {f'{count} tasks go' if count > 1 else 'the task goes'} on; to wait again:", command]
+        return "\n".join(lines)
+
+
+@define(eq=False)
+class _Spoken(logging.Handler):
+    """Lets the library's warnings pass without spoiling what is drawn."""
+
+    board: Board
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        self.board.say(f"kling: {printable(record.getMessage())}")
+
+
+Work = Callable[[Desk], Coroutine[Any, Any, Exit]]
+"""Prepares outside the event loop, where a person may be asked; what it returns runs inside."""
+
+
+def run(options: Talk, work: Work, *, interrupted: Exit = Exit.INTERRUPTED) -> int:
+    """Do a command's work and give the process's exit code; `interrupted` is the one for Ctrl-C."""
+    desk = Desk(options, Board(quiet=isinstance(options, Following) and options.quiet))
+    spoken, log = _Spoken(desk.board), logging.getLogger("kling_async")
+    log.addHandler(spoken)
+    try:
+        with desk.board, asyncio.Runner() as runner:
+            code = runner.run(_interruptible(desk, work(desk)))
+    except KlingError as error:
+        code = desk.complain(error)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = interrupted
+    except Exception:  # noqa: BLE001  a defect: its traceback is what a report needs, and running tasks must be named all the same
+        desk.board.copyable(f"{traceback.format_exc()}kling: a defect in this program; please report it")
+        code = Exit.DEFECT
+    finally:
+        log.removeHandler(spoken)
+    if words := desk.last_words():
+        desk.board.copyable(words)
+    return code
+
+
+def open_session(options: Connection) -> KlingSession:
+    """A session with the key of the environment, or of the person at the terminal.
+
+    Raises:
+        ConfigurationError: the setup is wrong.
+    """
+    key = os.environ.get("KLING_API_KEY")
+    if not key and options.base_url and sys.stdin.isatty() and sys.stderr.isatty():
+        key = getpass.getpass("API key (KLING_API_KEY is not set): ")
+    polling = Polling(timeout=options.timeout) if isinstance(options, Following) else None
+    return KlingSession(key or None, base_url=options.base_url, profile=options.profile, polling=polling)
+
+
+async def _interruptible(desk: Desk, work: Coroutine[Any, Any, Exit]) -> Exit:
+    # The first Ctrl-C ends the waiting, and then the session gives requests under way their time; the second ends the process.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101  coroutines run in tasks
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        nonlocal pressed
+        if pressed:
+            desk.board.abandon(f"\n{desk.last_words()}\n")
+            os._exit(Exit.INTERRUPTED)
+        pressed = True
+        loop.call_soon_threadsafe(stop)
+
+    def stop() -> None:
+        if desk.asked:
+            desk.board.say("kling: waiting for the answer to a paid request; Ctrl-C again ends at once")
+        task.cancel()
+
+    before = signal.getsignal(signal.SIGINT)
+    if before in {signal.SIG_IGN, None} or threading.current_thread() is not threading.main_thread():
+        return await work
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return await work
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _repeated(options: Talk) -> list[str]:
+    words = list[str]()
+    if isinstance(options, Following) and options.output != ".":
+        words += ["--output", options.output]
+    if isinstance(options, Connection):
+        if options.profile != "gateway":
+            words += ["--profile", options.profile]
+        if options.base_url and options.base_url != os.environ.get("KLING_BASE_URL"):
+            words += ["--base-url", options.base_url]
+    return words
