@@ -1,0 +1,166 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2025.10.16"]
+# ///
+"""The workshop: every gate is a session, and `python3 noxfile.py -s NAME` needs nothing installed but Python."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+NOX = "nox[uv]>=2025.10.16"
+
+
+def bootstrap() -> None:
+    """Install nox into a virtual environment of its own, once, and start again from there."""
+    if sys.version_info < (3, 11):  # noqa: UP036 -- the one file that an older Python gets to read
+        sys.exit(f"kling_async needs Python 3.11 or newer; this is {sys.version.split()[0]}. Run this file with a newer one.")
+    home = ROOT / ".nox" / "bootstrap-{}.{}".format(*sys.version_info)
+    if Path(sys.prefix) == home:
+        sys.exit(f"{home} has lost nox: delete it and run the command again.")
+    windows = os.name == "nt"
+    python = home / ("Scripts/python.exe" if windows else "bin/python")
+    if not (python.exists() and (home / "ready").exists()):
+        if importlib.util.find_spec("ensurepip") is None:
+            sys.exit("This Python makes no virtual environments: install python3-venv (Debian, Ubuntu), then run the command again.")
+        print(f"nox is not installed: putting it into {home.relative_to(ROOT)}, once.", file=sys.stderr)
+        venv.create(home, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", NOX], check=True)
+        (home / "ready").touch()
+    if "UV_DEFAULT_INDEX" not in os.environ and (index := _index_of_pip(python)):
+        os.environ["UV_DEFAULT_INDEX"] = index  # uv does not read pip's settings
+    command = [str(python), __file__, *sys.argv[1:]]
+    if windows:
+        sys.exit(subprocess.call(command))
+    os.execv(python, command)
+
+
+def _index_of_pip(python: Path) -> str | None:
+    """The package index that pip was told to use instead of its default, by file or by environment."""
+    lines = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout.splitlines()
+    settings = [line.partition("=") for line in lines]
+    return next((str(ast.literal_eval(value)) for key, _, value in reversed(settings) if key.endswith(".index-url")), None)
+
+
+try:
+    import nox
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    bootstrap()
+
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+nox.needs_version = ">=2025.10.16"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests"]
+
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+THIS = "{}.{}".format(*sys.version_info)
+OTHERS = [version for version in nox.project.python_versions(PROJECT) if version != THIS]
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """The requirements of dependency groups: pip and uv spell asking for a group differently."""
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Watch real generations run against the gateway in the box, and find the files in `out/`."""
+    session.install("-e", ".[cli,emulator]")
+    session.run("kling", "demo", *session.posargs, interrupt_timeout=10.0)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test on this Python."""
+    session.install("-e", ".[cli,emulator]", *group("test", "floors"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OTHERS)
+def pythons(session: nox.Session) -> None:
+    """Run every test on each other supported Python that is found."""
+    tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Show the lines and branches that no test reaches."""
+    session.install("-e", ".[cli,emulator]", *group("test", "floors"), "coverage>=7.10")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format; `-- --fix` mends what can be mended."""
+    session.install(*group("lint"))
+    mend = "--fix" in session.posargs
+    session.run("ruff", "check", *session.posargs, ".")
+    session.run("ruff", "format", *([] if mend else ["--check"]), ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types with mypy and pyright, both strict."""
+    # pyright runs on node: without one on the machine it comes from the package index instead of from a download.
+    node = [] if shutil.which("node") else ["pyright[nodejs]"]
+    session.install("-e", ".[cli,emulator]", *group("test", "types"), *node, "nox")
+    session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "scripts")
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+@nox.session
+def floors(session: nox.Session) -> None:
+    """Check that imports only go down."""
+    session.install(*group("floors"))
+    session.run("lint-imports", "--no-logo")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into `site/`; a warning fails."""
+    session.install("-e", ".[cli]", *group("docs"))
+    session.run("python", "docs/_generate.py")
+    session.run("zensical", "build", "--clean", "--strict")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the source distribution, and from it the wheel, into `dist/`."""
+    session.install(*group("package"), *PROJECT["build-system"]["requires"])
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation")
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+def package(session: nox.Session) -> None:
+    """Install the wheel alone and run the tests against it, out of the checkout's sight."""
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    if (size := wheel.stat().st_size) >= 1_000_000:
+        session.error(f"{wheel.name} has {size} bytes; a megabyte is the limit: find what slipped in")
+    session.install(str(wheel), *group("test"))
+    away = Path(session.create_tmp())
+    for name in ("tests", "docs"):
+        shutil.copytree(ROOT / name, away / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, away)
+    session.chdir(away)
+    session.run("pytest", *session.posargs)
+
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["--noxfile", __file__]
+    nox.main()
