@@ -52,13 +52,17 @@ if TYPE_CHECKING:
         VideoExtend,
         VirtualTryOn,
     )
+    from kling_async.journal import Creation, Journal
     from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
+    from kling_async.observers import Anomaly, Exchange, Observer, Record, StatusChange, Waiting
+    from kling_async.outcomes import Outcome
     from kling_async.session import KlingSession
     from kling_async.tasks import TaskHandle
 
 __all__ = [
     "ALL_JOBS",
     "AccountError",
+    "Anomaly",
     "ApiError",
     "ApiKey",
     "Audio",
@@ -68,9 +72,11 @@ __all__ = [
     "ConcurrencyLimitError",
     "ConfigurationError",
     "ContentPolicyError",
+    "Creation",
     "Credentials",
     "DownloadError",
     "DynamicMask",
+    "Exchange",
     "GenerateImage",
     "Image",
     "Image2Video",
@@ -78,6 +84,7 @@ __all__ = [
     "InvalidRefError",
     "InvalidRequestError",
     "Job",
+    "Journal",
     "JournalError",
     "KeyPair",
     "KlingError",
@@ -85,17 +92,21 @@ __all__ = [
     "LipSync",
     "MultiShot",
     "NotFoundError",
+    "Observer",
+    "Outcome",
     "PermissionDeniedError",
     "Polling",
     "Profile",
     "ProtocolError",
     "RateLimitError",
+    "Record",
     "ResultExpiredError",
     "ResultMissingError",
     "Retry",
     "ServiceError",
     "Snapshot",
     "Status",
+    "StatusChange",
     "SubmitOutcomeUnknown",
     "TaskError",
     "TaskFailedError",
@@ -108,10 +119,11 @@ __all__ = [
     "Video",
     "VideoExtend",
     "VirtualTryOn",
+    "Waiting",
     "__version__",
 ]
 
-_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "tasks", "session")
+_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "observers", "tasks", "outcomes", "journal", "session")
 """Where the names come from, the light modules first: only the last one brings aiohttp."""
 
 

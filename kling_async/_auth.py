@@ -12,7 +12,7 @@ from attrs import Attribute, field, frozen
 
 from kling_async._fault import ConfigurationError
 
-__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from"]
+__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint"]
 
 _LIFETIME: Final = 1800
 """Seconds a signed token is valid, the sample value of `api.md` 6.2."""
@@ -76,6 +76,12 @@ def bearer(credentials: Credentials, wall: float) -> str:
             signed = f"{_part({'alg': 'HS256', 'typ': 'JWT'})}.{_part(claims)}"
             mac = hmac.digest(credentials.secret_key.encode(), signed.encode(), hashlib.sha256)
             return f"{signed}.{_urlsafe(mac)}"
+
+
+def fingerprint(credentials: Credentials) -> str:
+    """A name for the account that says nothing of the key: for the journal, where one file may serve several."""
+    text = credentials.text if isinstance(credentials, ApiKey) else credentials.access_key
+    return hmac.digest(b"kling_async account", text.encode(), hashlib.sha256).hex()[:16]
 
 
 def _part(value: object) -> str:

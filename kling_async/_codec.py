@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from kling_async.jobs import CameraControl, Job, LipSync
 from kling_async.media import Blob, File, Link, to_base64
 from kling_async.models import Audio, Image, ParentVideo, Video
 
-__all__ = ["decode", "decode_entries", "encode", "has_local_media", "to_json"]
+__all__ = ["decode", "decode_entries", "encode", "has_local_media", "to_canonical_json", "to_json"]
 
 Entry = TypeVar("Entry", Video, Image, Audio, ParentVideo)
 
@@ -71,7 +72,21 @@ def to_json(body: _Body) -> bytes:
     Raises:
         InvalidJobError: a media file has gone or changed since its job was made; names the field.
     """
-    return json.dumps(_embedded(body, ""), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(_embedded(body, "", to_base64), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def to_canonical_json(body: _Body) -> str:
+    """The request as a text by which two can be told apart: media by their digest, without the key it goes under.
+
+    Raises:
+        InvalidJobError: as `to_json`.
+    """
+    named = {name: value for name, value in body.items() if name != "external_task_id"}
+    return json.dumps(_embedded(named, "", _digest), allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(media: Blob | File) -> str:
+    return f"sha256:{hashlib.sha256(to_base64(media).encode()).hexdigest()}"
 
 
 def decode(data: object, type_: type[Entry]) -> Entry:
@@ -112,15 +127,15 @@ def _indexed(entry: Any, position: int) -> Any:
     return {**entry, "index": position} if isinstance(entry, Mapping) and _whole(entry.get("index")) is None else entry
 
 
-def _embedded(value: Any, path: str) -> Any:
+def _embedded(value: Any, path: str, form: Callable[[Blob | File], str]) -> Any:
     match value:
         case dict():
-            return {name: _embedded(part, f"{path}.{name}" if path else name) for name, part in value.items()}
+            return {name: _embedded(part, f"{path}.{name}" if path else name, form) for name, part in value.items()}
         case list():
-            return [_embedded(part, f"{path}[{index}]") for index, part in enumerate(value)]
+            return [_embedded(part, f"{path}[{index}]", form) for index, part in enumerate(value)]
         case Blob() | File():
             try:
-                return to_base64(value)
+                return form(value)
             except ValueError as error:
                 raise InvalidJobError(path, str(error)) from error
         case _:

@@ -134,6 +134,10 @@ class Watch:
         """Somebody waits again: failures of an earlier wait are not held against this one."""
         self._failing_since = None
 
+    def keep_pace(self, now: float, roll: float) -> None:
+        """Look again no sooner than if the last look had been good."""
+        self.next_look = max(self.next_look, now + next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll))
+
     def note(self, seen: Seen, *, now: float, roll: float, hint: float | None = None) -> News:
         """Take in what a look brought; `hint` is the server's own wish in seconds to the next look."""
         self._looks += 1

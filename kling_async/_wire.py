@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from kling_async.errors import ApiError, CallbackError, ProtocolError, api_error
 from kling_async.jobs import Route
 from kling_async.models import Snapshot
 
-__all__ = ["Blank", "Refusal", "Reply", "Request", "callback_snapshot", "creation", "decipher", "reading", "retry_after"]
+__all__ = ["Blank", "Refusal", "Reply", "Request", "callback_snapshot", "creation", "decipher", "decipher_page", "listing", "reading", "retry_after"]
 
 _MAX_DEPTH: Final = 64
 """Nesting of a reply; the deepest one known has eight levels (`reliability.md` P18)."""
@@ -94,6 +95,11 @@ def reading(base: str, action: str, action2: str, task_id: str) -> Request:
     return Request(method="GET", url=f"{base}/{_path(action, action2)}/{_segment('task_id', task_id)}")
 
 
+def listing(base: str, action: str, action2: str, *, page: int, size: int) -> Request:
+    """The request for a page of tasks, the newest first, where the profile lists (`api.md` 7); pages count from 1."""
+    return Request(method="GET", url=f"{base}/{_path(action, action2)}?pageNum={page}&pageSize={size}")
+
+
 def _path(action: str, action2: str) -> str:
     # Some routes have a slash in their second half, such as `avatar/image2video`.
     return "/".join((_segment("action", action), *(_segment("action2", piece) for piece in action2.split("/"))))
@@ -129,6 +135,25 @@ def decipher(reply: Reply, *, wall: float) -> Snapshot | Blank | Refusal:
     if _refuses(document):
         return _refusal(reply, document, wall)
     return observe(document) or Blank()
+
+
+def decipher_page(reply: Reply, *, wall: float) -> tuple[Snapshot, ...]:
+    """The tasks of one page of a list, each as if it had been read by itself; what is no task is left out.
+
+    Raises:
+        ApiError: the server refuses to list.
+        ProtocolError: the reply is no page.
+    """
+    document = _document(reply.body) if 200 <= reply.status < 300 else None  # noqa: PLR2004  the 2xx family
+    if not is_object(document) or _refuses(document):
+        raise _refusal(reply, _document_or_none(reply.body), wall).error()
+    data = document.get("data")
+    found: list[Snapshot] = []
+    for item in data if isinstance(data, list) else [data]:
+        with suppress(ProtocolError):
+            if is_object(item) and (snapshot := observe({"data": item})) is not None:
+                found.append(snapshot)
+    return tuple(found)
 
 
 def callback_snapshot(body: bytes) -> Snapshot:

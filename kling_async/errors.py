@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Self
 
 from kling_async._fault import ConfigurationError, InvalidRefError, KlingError
 from kling_async.models import TaskRef
@@ -139,7 +140,8 @@ class ProtocolError(KlingError):
 class SubmitOutcomeUnknown(KlingError):  # noqa: N818  the public name: it is no failure, it is not knowing
     """A paid request may or may not have been accepted. Do not simply submit again: that may buy twice.
 
-    Look for `external_task_id` in the service's console, then go on with `KlingSession.attach`.
+    `await error.reconcile()` asks the service, where it can be asked. Else look for `external_task_id` in the
+    service's console, and tell the session what you found with `KlingSession.adopt`.
     On purpose no `OSError`, `TimeoutError` or `aiohttp.ClientError`: a retry wrapper must not buy twice.
     """
 
@@ -149,9 +151,31 @@ class SubmitOutcomeUnknown(KlingError):  # noqa: N818  the public name: it is no
         super().__init__(f"{message} (external_task_id {external_task_id})")
         self.external_task_id = external_task_id
         self.job = job
-        """The `Job` that was submitted."""
+        """The `Job` that was submitted; `None` when only the journal remembers it."""
         self.cause = cause
         """What went wrong, as one word of the failure table, such as `disconnected` or `http-502`."""
+        self._ask: Callable[[str], Awaitable[Any]] | None = None
+
+    async def reconcile(self) -> Any:
+        """The task's `TaskHandle` if one was found, or `None` while nobody can tell; waits for a request still under way.
+
+        Raises:
+            ConfigurationError: the session that raised this error is not at hand; use its `reconcile`.
+        """
+        if self._ask is None:
+            msg = f"this error came from elsewhere: call reconcile({self.external_task_id!r}) of a session with the same journal"
+            raise ConfigurationError(msg)
+        return await self._ask(self.external_task_id)
+
+    def asking(self, ask: Callable[[str], Awaitable[Any]]) -> Self:
+        """The same error, able to `reconcile`."""
+        self._ask = ask
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the session, which does not travel."""
+        rebuild, (cls, message, facts) = super().__reduce__()[:2]
+        return rebuild, (cls, message, {**facts, "_ask": None})
 
 
 class TaskError(KlingError):
@@ -204,7 +228,10 @@ class ResultExpiredError(DownloadError):
 
 
 class JournalError(KlingError):
-    """The journal cannot be read or written."""
+    """The journal cannot be read or written. Before a paid request this means that nothing was sent."""
+
+    ref: TaskRef | None = None
+    """The task that was accepted and could not be recorded; it runs, and nothing else holds its id."""
 
 
 class CallbackError(KlingError):

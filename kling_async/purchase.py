@@ -1,37 +1,58 @@
-"""The only code that starts a paid request: sent once, settled whatever becomes of its caller.
+"""The only code that starts a paid request: intent, send, settle, reconcile.
 
-Every creation is an order with an owner task of its own. The caller awaits a future, never the owner:
-cancelling or timing out the caller withdraws what has not left yet, and never touches what has.
+What it means to do is in the journal before a byte leaves, and the task's id is there before anyone is
+told. A request is sent again only when the one before it provably came to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio.to_thread
-from attrs import define, field
+from attrs import define, field, frozen
 
 from kling_async._clock import Clock
-from kling_async._codec import encode, has_local_media, to_json
-from kling_async._fault import ConfigurationError, KlingError
+from kling_async._codec import encode, has_local_media, to_canonical_json, to_json
+from kling_async._fault import KlingError
+from kling_async._gate import Ticket
 from kling_async._pacing import Retry, backoff
 from kling_async._profile import Profile
 from kling_async._verdict import Accepted, Failure, Move, Rejected, Unknown, judge
 from kling_async._wire import Blank, Refusal, Reply, Request, creation, decipher
-from kling_async.errors import ApiError, ProtocolError, SubmitOutcomeUnknown, TransportTimeoutError
+from kling_async.admission import Admission
+from kling_async.errors import (
+    AccountError,
+    ApiError,
+    AuthenticationError,
+    InvalidRequestError,
+    JournalError,
+    ProtocolError,
+    SubmitOutcomeUnknown,
+)
 from kling_async.jobs import Job
-from kling_async.models import Snapshot
+from kling_async.journal import Creation, State
+from kling_async.models import Snapshot, TaskRef
+from kling_async.observers import Anomaly, Exchange, Record, Waiting
+from kling_async.recovery import Memory
 from kling_async.transport import FailedExchange, Transport
 
-__all__ = ["Buyer", "Order", "mint_key"]
+__all__ = ["Buyer", "Order", "Receipt", "mint_key"]
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _KEY_BYTES: Final = 13
+_FOLLOW: Final = 0.25
+"""Seconds between two looks at the journal for a creation that another session is at."""
+_LATE_WRITES: Final = 10
+"""How often an id that could not be recorded is tried to be."""
 
 
 def mint_key() -> str:
@@ -39,24 +60,37 @@ def mint_key() -> str:
     return f"ka-{secrets.token_hex(_KEY_BYTES)}"
 
 
+@frozen(kw_only=True)
+class Receipt:
+    """The task that a creation came to."""
+
+    ref: TaskRef
+    snapshot: Snapshot | None = None
+    """What the service said of it; `None` when it was bought before."""
+    ticket: Ticket | None = None
+    """The slots it holds until it is final."""
+
+
 @define(eq=False)
 class Order:
     """One logical creation: one job, one key, at most one task."""
 
     job: Job[Any]
+    dedupe: str | None
     key: str
-    settled: asyncio.Future[Snapshot | KlingError]
+    ticket: Ticket
+    settled: asyncio.Future[Receipt | KlingError]
     sent: bool = False
-    """Whether a byte of the request now under way may have left."""
+    """Whether a byte may have left of a request that was not provably refused."""
     deserted: bool = False
-    """Whether the caller has gone, or the session closes; no further request starts then."""
+    """Whether the caller has gone; no further request starts then."""
     refusal: KlingError | None = None
-    """Why the request before, if there was one, came to nothing."""
+    """Why the last request was not accepted."""
 
 
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class Buyer:
-    """Sends creations, each by its own owner task."""
+    """Turns orders into tasks."""
 
     transport: Transport
     profile: Profile
@@ -64,137 +98,109 @@ class Buyer:
     retry: Retry
     clock: Clock
     roll: Callable[[], float]
-    on_orphan: Callable[[Order, Snapshot], None]
-    """Told of a task that was accepted after its caller had gone."""
-    _orders: dict[asyncio.Task[None], Order] = field(factory=dict, init=False)
+    memory: Memory
+    admission: Admission
+    tell: Callable[[Record], None]
 
-    async def submit(self, job: Job[Any], *, key: str, timeout: float | None) -> Snapshot:
-        """Have the job's task created under `key` and give what the service said of it.
+    async def buy(self, order: Order) -> Receipt:
+        """Have the order's task created, or find the one it has already.
 
         Raises:
-            ApiError: the service refused.
-            TransportError: the gateway could not be reached; `TransportTimeoutError` when time ran out first.
-            SubmitOutcomeUnknown: the request went out, and nobody can tell whether it was accepted.
+            KlingError: as `KlingSession.submit` says.
         """
-        if timeout == 0:
-            msg = "timeout is 0: nothing was sent"
-            raise TransportTimeoutError(msg)
-        loop = asyncio.get_running_loop()
-        order = Order(job, key, loop.create_future())
-        owner = loop.create_task(self._own(order))
-        self._orders[owner] = order
-        owner.add_done_callback(self._account_for)
-        timer = None if timeout is None else self.clock.call_at(self.clock.now() + timeout, lambda: _run_out(order, owner))
-        try:
-            outcome = await order.settled
-        except asyncio.CancelledError:
-            self._desert(order, owner)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if isinstance(outcome, KlingError):
-            raise outcome
-        return outcome
-
-    def withdraw(self) -> None:
-        """Let nothing new leave: what has not been sent is called off, what has been is not sent again."""
-        for owner, order in self._orders.items():
-            order.deserted = True
-            if not order.sent:
-                owner.cancel()
-
-    async def settle(self, grace: float) -> None:
-        """Give what is under way `grace` seconds to settle."""
-        owners = set(self._orders)
-        if not owners:
-            return
-        timer = self.clock.call_at(self.clock.now() + grace, lambda: [owner.cancel() for owner in owners])
-        try:
-            await asyncio.wait(owners)
-        finally:
-            timer.cancel()
-
-    def _desert(self, order: Order, owner: asyncio.Task[None]) -> None:
-        order.deserted = True
-        if not order.sent:
-            owner.cancel()
-        elif order.settled.done() and not order.settled.cancelled():
-            # Settled and cancelled in the same turn of the loop: the caller never saw the outcome.
-            outcome = order.settled.result()
-            if isinstance(outcome, Snapshot):
-                self.on_orphan(order, outcome)
-
-    def _account_for(self, owner: asyncio.Task[None]) -> None:
-        # An owner ends without an outcome only when it was cancelled (the session or the loop closes) or has a defect.
-        order = self._orders.pop(owner)
-        defect = None if owner.cancelled() else owner.exception()
-        if defect is not None:
-            _log.error("creation %s broke", order.key, exc_info=defect)
-        if order.settled.done():
-            return
-        if order.sent:
-            what, cause = ("the session was closed", "closed") if defect is None else ("kling_async broke", "defect")
-            order.settled.set_result(_unknown(order, f"{what} while the request was under way", cause))
-        elif defect is None:
-            order.settled.set_result(ConfigurationError("the session was closed; nothing was bought"))
-        else:
-            order.settled.set_exception(defect)
-
-    async def _own(self, order: Order) -> None:
-        outcome: Snapshot | KlingError
-        try:
-            outcome = await self._buy(order)
-        except KlingError as error:
-            outcome = error.with_traceback(None)  # the frames in between hold the whole request
-        if not order.settled.done():
-            order.settled.set_result(outcome)
-        elif isinstance(outcome, Snapshot):
-            _log.warning("task %s was accepted after its caller had gone", outcome.task_id)
-            self.on_orphan(order, outcome)
-        else:
-            _log.warning("creation %s, whose caller had gone, ended: %s", order.key, outcome)
-
-    async def _buy(self, order: Order) -> Snapshot:
         body = encode(order.job, external_task_id=order.key)
-        if has_local_media(body):
-            data = await anyio.to_thread.run_sync(to_json, body)
-        else:
-            data = to_json(body)
-        request = creation(self.base, order.job.route, data)
-        once = set[Move]()
-        for attempt in range(1, self.retry.attempts + 1):
-            verdict, reply = await self._send(order, request)
+        media = has_local_media(body)
+        asked = await _worked_out(to_canonical_json, body, in_thread=media)
+        row = Creation(
+            key=order.key,
+            dedupe=order.dedupe,
+            account=self.memory.account,
+            origin=self.memory.origin,
+            action=order.job.route.action,
+            action2=order.job.route.action2,
+            request=asked,
+            digest=hashlib.sha256(asked.encode()).hexdigest(),
+            owner=self.memory.owner.id,
+            created_at=self.clock.wall(),
+        )
+        await self.memory.open()
+        standing, fresh = await self.memory.journal.intend(row)
+        if not fresh:
+            order.key = standing.key
+            known = await self._follow(order, standing)
+            if known is not None:
+                return known
+        data = await _worked_out(to_json, {**body, "external_task_id": order.key}, in_thread=media)
+        return await self._send(order, creation(self.base, order.job.route, data))
+
+    def withdraw(self, order: Order, note: str) -> None:
+        """The order's owner ends. Nothing is awaited: a second cancel would end that half done."""
+        self.admission.left(order.ticket)
+        with contextlib.suppress(JournalError):
+            self.memory.journal.note(order.key, State.UNKNOWN if order.sent else State.WITHDRAWN, note)
+
+    async def _follow(self, order: Order, row: Creation) -> Receipt | None:
+        """What a creation that was asked for before came to; `None` when it is now this order's to send."""
+        while True:
+            match row.state:
+                case State.ACCEPTED | State.SUCCEEDED | State.FAILED:
+                    return Receipt(ref=self._ref(order, row.task_id or ""))
+                case State.UNKNOWN:
+                    order.sent = True  # by somebody, at some time
+                    return await self._reconcile(order, row.note or "unknown")
+                case State.PREPARED | State.SENDING if row.owner == self.memory.owner.id or self.memory.journal.is_alive(row.owner):
+                    await self.clock.sleep(_FOLLOW)
+                case State.SENDING:
+                    await self.memory.journal.move(row.key, State.UNKNOWN, "its session died")
+                case _:
+                    if await self.memory.journal.claim(row, self.memory.owner.id):
+                        return None
+            row = await self.memory.journal.get(row.key)
+
+    async def _send(self, order: Order, request: Request) -> Receipt:
+        attempts, once = 0, set[Move]()
+        await self.admission.turn(order.ticket)
+        while True:
+            if not await self.memory.journal.send(order.key, self.memory.owner.id):
+                self.admission.left(order.ticket)
+                msg = f"another session has taken creation {order.key} over; nothing was sent"
+                raise JournalError(msg)
+            attempts += 1
+            verdict, reply = await self._exchange(order, request)
             match verdict:
                 case Accepted():
-                    return verdict.snapshot
+                    return await self._accepted(order, verdict.snapshot)
                 case Unknown():
-                    raise _unknown(order, f"nobody can tell whether the gateway accepted the request: {verdict.cause}", verdict.cause)
+                    self.admission.left(order.ticket)
+                    await self._record(order, State.UNKNOWN, verdict.cause)
+                    return await self._reconcile(order, verdict.cause)
                 case Rejected(move=move, error=error):
-                    order.refusal = error
-                    spent = attempt == self.retry.attempts or move is Move.GIVE_UP or move in once
-                    if spent or order.deserted:
-                        raise error
-            if move in {Move.ONCE, Move.RESIGN}:
-                once.add(move)
-            if move is Move.RESIGN and reply is not None:
+                    order.sent, order.refusal = False, error
+            if twin := await self._twin(order, error, attempts):
+                return await self._accepted(order, twin)
+            spent = move is not Move.LATER and (attempts >= self.retry.attempts or move in once)
+            if move is Move.GIVE_UP or spent or order.deserted:
+                return await self._rejected(order, error)
+            await self.memory.journal.move(order.key, State.PREPARED, str(error))
+            once |= {move} & {Move.ONCE, Move.RESIGN}
+            if move is Move.LATER:
+                if not isinstance(error, ApiError) or not self.admission.refused(order.ticket, error):
+                    return await self._rejected(order, error)
+                self.tell(Waiting(why="slot", external_task_id=order.key))
+                await self.admission.turn(order.ticket)
+            elif move is Move.RESIGN and reply is not None:
                 self.transport.correct_clock(reply)
-                continue
-            await self.clock.sleep(self._pause(move, attempt, error))
-        raise AssertionError  # the last attempt returned or raised
+            else:
+                asked = error.retry_after if isinstance(error, ApiError) else None
+                pause = backoff(attempts, base=self.retry.base, cap=self.retry.cap, roll=self.roll(), floor=asked)
+                self.tell(Waiting(why="retry", external_task_id=order.key, seconds=pause))
+                await self.clock.sleep(pause)
 
-    def _pause(self, move: Move, attempt: int, error: KlingError) -> float:
-        asked = error.retry_after if isinstance(error, ApiError) else None
-        if move is Move.LATER:
-            probe = self.retry.probe
-            return backoff(attempt, base=2 * probe, cap=max(self.retry.cap, probe), roll=self.roll(), floor=max(asked or 0.0, probe))
-        return backoff(attempt, base=self.retry.base, cap=self.retry.cap, roll=self.roll(), floor=asked)
-
-    async def _send(self, order: Order, request: Request) -> tuple[Accepted | Rejected | Unknown, Reply | None]:
+    async def _exchange(self, order: Order, request: Request) -> tuple[Accepted | Rejected | Unknown, Reply | None]:
         def sent() -> None:
             order.sent = True
 
-        reply: Reply | None = None
+        started, reply = self.clock.now(), None
         seen: Snapshot | Blank | Refusal | ProtocolError | Failure
         try:
             reply = await self.transport.pay(request, on_sent=sent)
@@ -203,24 +209,87 @@ class Buyer:
             seen = failed.failure
         except ProtocolError as error:
             seen = error
-        verdict = judge(seen, key=order.key, profile=self.profile)
-        if not isinstance(verdict, Accepted | Unknown):
-            order.sent = False
-        return verdict, reply
+        self.tell(
+            Exchange(
+                method="POST",
+                route=str(order.job.route),
+                subject=order.key,
+                paid=True,
+                seconds=self.clock.now() - started,
+                http_status=reply.status if reply else None,
+                cause=seen.cause if isinstance(seen, Failure) else None,
+            )
+        )
+        return judge(seen, key=order.key, profile=self.profile), reply
+
+    async def _accepted(self, order: Order, snapshot: Snapshot) -> Receipt:
+        receipt = Receipt(ref=self._ref(order, snapshot.task_id, snapshot), snapshot=snapshot, ticket=order.ticket)
+        self.admission.accepted(order.ticket)
+        try:
+            twin = await self.memory.journal.accept(order.key, snapshot.task_id)
+        except JournalError as error:
+            # The id is a fact that must not hide behind a full disk: it is said aloud, and written later.
+            _log.critical("accepted, and not recorded (%s): %s", error, receipt.ref)
+            error.ref = receipt.ref
+            if not order.settled.done():
+                order.settled.set_result(error)
+            await self._accept_later(order.key, snapshot.task_id)
+            return receipt
+        if twin is not None:
+            self.tell(Anomaly(what="twin-task-id", detail=f"given for {twin} and {order.key}", ref=receipt.ref))
+        return receipt
+
+    async def _accept_later(self, key: str, task_id: str) -> None:
+        for attempt in range(1, _LATE_WRITES + 1):
+            await self.clock.sleep(backoff(attempt, base=2.0, cap=60.0, roll=1.0))
+            with contextlib.suppress(JournalError):
+                await self.memory.journal.accept(key, task_id)
+                return
+
+    async def _rejected(self, order: Order, error: KlingError) -> Receipt:
+        if isinstance(error, AccountError | AuthenticationError):
+            self.admission.shut(order.ticket, error)
+        else:
+            self.admission.left(order.ticket)
+        await self._record(order, State.REJECTED, str(error))
+        raise error
+
+    async def _reconcile(self, order: Order, cause: str) -> Receipt:
+        found = await self.memory.reconciler.search(order.key, order.job.route)
+        if found is not None:
+            return await self._accepted(order, found)
+        self.tell(Anomaly(what="outcome-unknown", detail=f"{order.key}: {cause}"))
+        raise unknown(order, f"nobody can tell whether the gateway accepted the request: {cause}", cause)
+
+    async def _twin(self, order: Order, error: KlingError, attempts: int) -> Snapshot | None:
+        """A key that is refused as wrong when it is sent again may be refused as used: then its task exists."""
+        if attempts == 1 or not isinstance(error, InvalidRequestError):
+            return None
+        return await self.memory.reconciler.look_up(order.key, order.job.route)
+
+    async def _record(self, order: Order, state: State, note: str) -> None:
+        # The outcome stands whatever the journal says; a row left at `sending` is taken as unknown by whoever finds it.
+        try:
+            await self.memory.journal.move(order.key, state, note)
+        except JournalError as error:
+            _log.error("creation %s is %s, and that was not recorded: %s", order.key, state, error)
+
+    def _ref(self, order: Order, task_id: str, snapshot: Snapshot | None = None) -> TaskRef:
+        return TaskRef(
+            origin=self.memory.origin,
+            action=order.job.route.action,
+            action2=order.job.route.action2,
+            task_id=task_id,
+            external_task_id=order.key,
+            created_at=snapshot.created_at if snapshot else None,
+        )
 
 
-def _run_out(order: Order, owner: asyncio.Task[None]) -> None:
-    if order.settled.done():
-        return
-    order.deserted = True
-    if order.sent:
-        msg = "time ran out while the request was under way; it is settled in the background"
-        order.settled.set_result(_unknown(order, msg, "caller-timeout"))
-    else:
-        owner.cancel()
-        last = f"the service accepted; its last answer: {order.refusal}" if order.refusal else "anything was sent"
-        order.settled.set_result(TransportTimeoutError(f"time ran out before {last}"))
-
-
-def _unknown(order: Order, message: str, cause: str) -> SubmitOutcomeUnknown:
+def unknown(order: Order, message: str, cause: str) -> SubmitOutcomeUnknown:
+    """The error of an order whose outcome nobody knows."""
     return SubmitOutcomeUnknown(message, external_task_id=order.key, job=order.job, cause=cause)
+
+
+async def _worked_out(work: Callable[[dict[str, Any]], T], body: dict[str, Any], *, in_thread: bool) -> T:
+    # Media are read and converted in a thread; for a prompt the hop would cost more than the work.
+    return await anyio.to_thread.run_sync(work, body) if in_thread else work(body)

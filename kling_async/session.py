@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
 
-from kling_async._auth import Credentials, credentials_from
+from kling_async._auth import Credentials, credentials_from, fingerprint
+from kling_async._binding import Binding
 from kling_async._clock import Clock, SystemClock
 from kling_async._fault import ConfigurationError, InvalidRefError
 from kling_async._pacing import Polling, Retry, check_timeout, pace_for
 from kling_async._profile import Profile, base_url, on_loopback, origin_of, profile_named
-from kling_async._watch import Seen, Watch, snapshot_from
-from kling_async._wire import decipher, reading, retry_after
-from kling_async.errors import ProtocolError
+from kling_async._watch import Watch, snapshot_from
+from kling_async.admission import Admission, limits_from
+from kling_async.errors import SubmitOutcomeUnknown
 from kling_async.files import Entry, Files
-from kling_async.jobs import GenerateImage, Image2Video, Job, LipSync, Text2Video, VideoExtend, VirtualTryOn
+from kling_async.jobs import Job
+from kling_async.journal import Creation, Journal
 from kling_async.models import Snapshot, TaskRef
-from kling_async.purchase import Buyer, Order, mint_key
-from kling_async.tasks import Poller, TaskHandle
-from kling_async.transport import ClientSession, FailedExchange, Transport
+from kling_async.observers import Audience, Observer, StatusChange
+from kling_async.orders import Orders
+from kling_async.outcomes import Outcomes
+from kling_async.poller import Poller
+from kling_async.purchase import Buyer, Receipt
+from kling_async.reader import Reader
+from kling_async.reconcile import Reconciler
+from kling_async.recovery import Memory
+from kling_async.tasks import TaskHandle
+from kling_async.transport import ClientSession, Transport
+from kling_async.verbs import Verbs
 
 __all__ = ["KlingSession"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 _GRACE: Final = 30.0
 """Seconds that closing gives paid requests under way to settle."""
 
-
-def _verb(job_class: Callable[P, Job[R]]) -> Callable[Concatenate[KlingSession, P], Coroutine[Any, Any, TaskHandle[R]]]:
-    """The method that makes a job of this class and submits it, with the signature of the class."""
-
-    async def verb(self: KlingSession, /, *args: P.args, **fields: P.kwargs) -> TaskHandle[R]:
-        return await self.submit(job_class(*args, **fields))
-
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = inspect.signature(job_class).replace(return_annotation=TaskHandle)
-    verb.__name__ = verb.__qualname__ = getattr(job_class, "verb", verb.__name__)
-    verb.__doc__ = job_class.__doc__
-    setattr(verb, "__signature__", signature.replace(parameters=[own, *signature.parameters.values()]))  # noqa: B010  functions declare none
-    return verb
+_AT_ONCE: Final = 100
+"""Jobs of one `map` that are under way at once, when it is not said."""
 
 
-class KlingSession:
+class KlingSession(Verbs):
     """A connection to one gateway: buys tasks, follows them, fetches their results.
 
     Cheap to build anywhere, also outside a running event loop; nothing is opened before first use. It
@@ -63,8 +60,14 @@ class KlingSession:
         profile: `"gateway"` (routes below `/kling/v1`), `"official"` (below `/v1`), or a `Profile`.
         polling: how waits look after their tasks.
         retry: how what is provably harmless is tried again.
+        in_flight: tasks that may run at once, one number for each kind (`video`, `image`, `try_on`) or one
+            per kind; an image task counts as `n`. `None` learns it from the service's refusals.
+        journal: where creations are recorded so that they survive this process: a path, or a `Journal`,
+            which is never closed here. `None` records in memory only.
         http: an `aiohttp.ClientSession` to read with; never closed here. Paid requests and downloads
             use connections of their own.
+        observers: called with a frozen record of every exchange, change, wait and anomaly, in place of the
+            log records that are written otherwise.
         trust_env: whether proxies and netrc are taken from the environment.
         insecure: whether plain http to other hosts than loopback is allowed.
         clock: where time comes from; for tests.
@@ -72,13 +75,6 @@ class KlingSession:
     Raises:
         ConfigurationError: the key or the base URL is missing or unusable; the message says what to set.
     """
-
-    generate_image = _verb(GenerateImage)
-    text2video = _verb(Text2Video)
-    image2video = _verb(Image2Video)
-    video_extend = _verb(VideoExtend)
-    lip_sync = _verb(LipSync)
-    virtual_try_on = _verb(VirtualTryOn)
 
     def __init__(
         self,
@@ -88,7 +84,10 @@ class KlingSession:
         profile: str | Profile = "gateway",
         polling: Polling | None = None,
         retry: Retry | None = None,
+        in_flight: int | Mapping[str, int] | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
         http: ClientSession | None = None,
+        observers: Iterable[Observer] = (),
         trust_env: bool = False,
         insecure: bool = False,
         clock: Clock | None = None,
@@ -96,27 +95,47 @@ class KlingSession:
         self._profile = profile_named(profile)
         self._base = _address(base_url, self._profile, insecure=insecure)
         self._origin = origin_of(self._base)
-        self._polling = polling or Polling()
+        self._polling, retry = polling or Polling(), retry or Retry()
         self._clock = clock or SystemClock()
+        credentials = credentials_from(api_key, os.environ.get("KLING_API_KEY"))
+        self._journal = journal if isinstance(journal, Journal) else Journal(journal)
+        self._closes_journal = not isinstance(journal, Journal)
+        self._audience = Audience(observers)
+        self._binding = Binding()
         self._transport = Transport(
-            credentials=credentials_from(api_key, os.environ.get("KLING_API_KEY")),
+            credentials=credentials,
             clock=self._clock,
             injected=http,
             trust_env=trust_env,
             public_only=not on_loopback(self._base),
         )
-        self._poller = Poller(self._look, self._clock, random.random, self._bind)
-        self._buyer = Buyer(self._transport, self._profile, self._base, retry or Retry(), self._clock, random.random, self._keep_orphan)
+        self._admission = Admission(self._clock, random.random, limits_from(in_flight), retry.probe)
+        self._reader = Reader(self._transport, self._base, self._clock, self._audience.tell, self._binding.check)
+        wanted = lambda: self._admission.queued > 0  # noqa: E731  reads better than a method of its own
+        self._poller = Poller(self._reader.look, self._clock, random.random, self._binding.check, wanted, self._on_news)
+        self._admission.on_queue = self._poller.look_after_slots
+        reconciler = Reconciler(self._transport.read, self._profile, self._base, retry, self._clock)
+        account = fingerprint(credentials)
+        self._memory = Memory(self._journal, self._journal.owner(), account, self._origin, reconciler, self._audience.tell)
+        buyer = Buyer(
+            transport=self._transport,
+            profile=self._profile,
+            base=self._base,
+            retry=retry,
+            clock=self._clock,
+            roll=random.random,
+            memory=self._memory,
+            admission=self._admission,
+            tell=self._audience.tell,
+        )
+        self._orders = Orders(buyer, self._admission, self._clock, self._keep_orphan)
         self._files = Files(self._transport)
         self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
         self._orphans: list[TaskRef] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         """Bind to the running loop."""
-        self._bind()
+        self._binding.check()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,41 +147,50 @@ class KlingSession:
 
         Tasks go on at the service; attach to their refs in another session.
         """
-        if self._closed:
+        if self._binding.closed:
             return
-        if self._loop is not None:
-            self._bind()
-        self._closed = True
-        self._buyer.withdraw()
+        if self._binding.used:
+            self._binding.check()
+        self._binding.closed = True
+        self._orders.withdraw()
         # Inside a cancelled scope every step would be cut short, and leave sockets open.
         with anyio.CancelScope(shield=True):
             try:
                 await self._poller.aclose()
-                await self._buyer.settle(_GRACE)
+                await self._orders.settle(_GRACE)
             finally:
+                self._admission.close()
+                if self._closes_journal:
+                    await self._journal.aclose()
+                self._memory.owner.release()
                 await self._transport.aclose()
 
-    async def submit(self, job: Job[R], *, timeout: float | None = None) -> TaskHandle[R]:
+    async def submit(self, job: Job[R], *, timeout: float | None = None, dedupe: str | None = None) -> TaskHandle[R]:
         """Buy the job's task: when this returns, the service has accepted, and it costs money.
 
-        Cancelling the call withdraws the request when nothing has left yet. What has left is settled in
-        the background; a task that was accepted then is listed by `orphans`.
+        Waits for a slot when the account has none. Cancelling the call withdraws the request when nothing
+        has left yet. What has left is settled in the background; a task that was accepted then is listed
+        by `orphans`.
 
         Args:
             job: what you ask for.
-            timeout: seconds for this call; `None` leaves it to the transport's own bounds.
+            timeout: seconds for this call; `None` waits for a slot as long as it takes.
+            dedupe: your own word for this purchase, such as an order's number: the same word gives the
+                handle of the same task, in every session that shares the journal.
 
         Raises:
-            InvalidJobError: a media file cannot be read any more; nothing was sent.
+            InvalidJobError: a media file cannot be read any more, or `dedupe` was used for another request.
             ApiError: the service refused; its class says whose move is next.
             TransportError: the gateway could not be reached; nothing was bought.
             SubmitOutcomeUnknown: the request went out, and nobody can tell whether it was accepted.
+            JournalError: the purchase could not be recorded; nothing was sent, unless it has a `ref`.
         """
-        self._bind()
-        key = job.external_task_id or mint_key()
-        snapshot = await self._buyer.submit(job, key=key, timeout=check_timeout(timeout))
-        watch = self._watch(self._ref(job, key, snapshot), snapshot)
-        return TaskHandle(watch, self._poller, self._files.save)
+        self._binding.check()
+        try:
+            receipt = await self._orders.submit(job, dedupe=dedupe, timeout=check_timeout(timeout))
+        except SubmitOutcomeUnknown as error:
+            raise error.asking(self.reconcile)
+        return self._handle(self._follow(receipt))
 
     async def run(self, job: Job[R], *, timeout: float | None = None) -> R:
         """Submit the job and wait for its result in one call; `timeout` seconds bound both together.
@@ -173,7 +201,7 @@ class KlingSession:
             KlingError: whatever `submit` and `TaskHandle.wait` raise.
         """
         bound = check_timeout(timeout)
-        self._bind()
+        self._binding.check()
         started = self._clock.now()
         handle = await self.submit(job, timeout=bound)
         try:
@@ -189,7 +217,7 @@ class KlingSession:
             InvalidRefError: the text is no reference.
             ConfigurationError: the task belongs to another gateway than this session's.
         """
-        return TaskHandle(self._watch(self._own(ref)), self._poller, self._files.save)
+        return self._handle(self._watch(self._own(ref)))
 
     async def get(self, ref: TaskRef | str) -> Snapshot:
         """Look at a task; exactly one read.
@@ -200,8 +228,8 @@ class KlingSession:
             ProtocolError: the reply cannot be read.
         """
         own = self._own(ref)
-        self._bind()
-        seen, _ = await self._look(own)
+        self._binding.check()
+        seen, _ = await self._reader.look(own)
         return snapshot_from(seen, own)
 
     async def save(self, entries: Iterable[Entry], directory: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -213,8 +241,61 @@ class KlingSession:
             DownloadError: one could not be fetched or written.
             ResultExpiredError: its link is dead; `TaskHandle.save` asks for a fresh one by itself.
         """
-        self._bind()
+        self._binding.check()
         return await self._files.save(entries, directory)
+
+    def map(self, jobs: Iterable[Job[R]] | AsyncIterable[Job[R]], *, in_flight: int | None = None) -> Outcomes[R]:
+        """Run many jobs: `async with kling.map(jobs) as outcomes`, then `async for outcome in outcomes`.
+
+        Jobs are taken from the iterable as there is room; outcomes come in the order of their completion.
+        One failure never hides another's task.
+
+        Args:
+            jobs: any iterable or asynchronous iterable of jobs.
+            in_flight: jobs under way at once in this call, queueing included; 100 when not given.
+
+        Raises:
+            ConfigurationError: `in_flight` is no number from 1.
+        """
+        return Outcomes(jobs, self.submit, _AT_ONCE if in_flight is None else in_flight)
+
+    async def recover(self) -> tuple[TaskHandle[tuple[Any, ...]], ...]:
+        """Handles for all that the journal says is unfinished, after asking for what is unknown where that is possible.
+
+        What was never sent is withdrawn. What stays unknown is listed by `unknowns`.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        self._binding.check()
+        return tuple(map(self.attach, await self._memory.unfinished()))
+
+    async def reconcile(self, external_task_id: str) -> TaskHandle[tuple[Any, ...]] | None:
+        """The task that was created under that key; `None` while nobody can tell.
+
+        Waits for a request under way in this session, then asks the service where the profile can.
+
+        Raises:
+            JournalError: the journal knows no such key.
+        """
+        self._binding.check()
+        await self._orders.settling(external_task_id)
+        ref = await self._memory.find(external_task_id)
+        return None if ref is None else self.attach(ref)
+
+    async def unknowns(self) -> tuple[Creation, ...]:
+        """Creations of which nobody knows whether they were accepted, with all that is known of them."""
+        self._binding.check()
+        return tuple(await self._memory.unknowns())
+
+    async def adopt(self, external_task_id: str, task_id: str) -> TaskHandle[tuple[Any, ...]]:
+        """Settle an unknown by hand: the task you found in the service's console is that creation's.
+
+        Raises:
+            JournalError: the journal knows no such key.
+        """
+        self._binding.check()
+        return self.attach(await self._memory.adopt(external_task_id, task_id))
 
     def orphans(self) -> tuple[TaskRef, ...]:
         """Tasks that were accepted after their caller had gone; they run, and they cost money."""
@@ -222,18 +303,7 @@ class KlingSession:
 
     def __repr__(self) -> str:
         """Gateway and state; no key."""
-        return f"<KlingSession {self._base}{' closed' if self._closed else ''}>"
-
-    def _bind(self) -> None:
-        if self._closed:
-            msg = "this KlingSession is closed; make a new one"
-            raise ConfigurationError(msg)
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop, self._pid = loop, os.getpid()
-        elif self._loop is not loop or self._pid != os.getpid():
-            msg = "this KlingSession belongs to another event loop or process; make one in each, and hand over refs as text"
-            raise ConfigurationError(msg)
+        return f"<KlingSession {self._base}{' closed' if self._binding.closed else ''}>"
 
     def _own(self, ref: TaskRef | str) -> TaskRef:
         parsed = TaskRef.parse(ref) if isinstance(ref, str) else ref
@@ -245,15 +315,23 @@ class KlingSession:
             raise ConfigurationError(msg)
         return parsed
 
-    def _ref(self, job: Job[Any], key: str, snapshot: Snapshot) -> TaskRef:
-        return TaskRef(
-            origin=self._origin,
-            action=job.route.action,
-            action2=job.route.action2,
-            task_id=snapshot.task_id,
-            external_task_id=key,
-            created_at=snapshot.created_at,
-        )
+    def _handle(self, watch: Watch) -> TaskHandle[Any]:
+        return TaskHandle(watch, self._poller, self._files.save)
+
+    def _follow(self, receipt: Receipt) -> Watch:
+        watch = self._watch(receipt.ref, receipt.snapshot)
+        if (ticket := receipt.ticket) is not None:
+            self._poller.hold(watch, lambda: self._admission.left(ticket))
+        return watch
+
+    async def _on_news(self, watch: Watch, before: Snapshot | None) -> None:
+        now = watch.snapshot
+        if now is None:
+            return
+        if before is None or before.status is not now.status:
+            self._audience.tell(StatusChange(ref=watch.ref, before=before.status if before else None, after=now.status))
+        if watch.done:
+            await self._memory.finish(watch.ref, now, str(watch.failure or ""))
 
     def _watch(self, ref: TaskRef, snapshot: Snapshot | None = None) -> Watch:
         watch = self._watches.get((ref.route, ref.task_id))
@@ -265,21 +343,9 @@ class KlingSession:
             self._watches[ref.route, ref.task_id] = watch
         return watch
 
-    async def _look(self, ref: TaskRef) -> tuple[Seen, float | None]:
-        self._bind()
-        try:
-            reply = await self._transport.read(reading(self._base, ref.action, ref.action2, ref.task_id))
-        except FailedExchange as failed:
-            return failed.failure, None
-        wall = self._clock.wall()
-        hint = retry_after(reply.headers, wall)
-        try:
-            return decipher(reply, wall=wall), hint
-        except ProtocolError as error:
-            return error.with_traceback(None), hint  # the frames of the decoder hold the whole reply
-
-    def _keep_orphan(self, order: Order, snapshot: Snapshot) -> None:
-        self._orphans.append(self._ref(order.job, order.key, snapshot))
+    def _keep_orphan(self, receipt: Receipt) -> None:
+        self._follow(receipt)
+        self._orphans.append(receipt.ref)
 
 
 def _address(given: str | None, profile: Profile, *, insecure: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import selectors
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
@@ -73,7 +74,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             borrowed = anyio.to_thread.current_default_thread_limiter().borrowed_tokens
         except anyio.NoEventLoopError:
             borrowed = 0
-        return bool(self._jobs or borrowed)
+        writers = (getattr(thread, "writer", None) for thread in threading.enumerate())
+        return bool(self._jobs or borrowed or any(writer and not writer.idle for writer in writers))
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)

@@ -57,7 +57,7 @@ class Doors:
         if secret is None or not isinstance(issuer, str):
             raise Refused(_WRONG, "api key not found")
         signed, _, signature = token.rpartition(".")
-        expected = hmac.digest(secret.encode(), signed.encode(), "sha256")
+        expected = hmac.digest(secret.encode(), signed.encode(errors="surrogateescape"), "sha256")
         if not hmac.compare_digest(expected, _part(signature) or b""):
             raise Refused(_WRONG, "Authorization signature is invalid")
         if not isinstance(expires, int | float) or not isinstance(starts, int | float):
@@ -71,7 +71,7 @@ class Doors:
 
 def fingerprint(key: str) -> str:
     """Eight characters that tell keys apart and give none away."""
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _claims(token: str) -> dict[str, Any] | None:

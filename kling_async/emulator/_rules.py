@@ -84,8 +84,7 @@ def _lips(body: Body, _model: str) -> str | None:
     if len(_given(given, "video_id", "video_url")) != 1:
         return "input.video_id: exactly one of video_id and video_url is required"
     if given["mode"] == "text2video":
-        # `voice_language` has a documented default, so leaving it out is no mistake.
-        missing = [name for name in ("text", "voice_id") if not is_given(given.get(name))]
+        missing = [name for name in ("text", "voice_id", "voice_language") if not is_given(given.get(name))]
     elif not is_given(given.get("audio_type")):
         missing = ["audio_type"]
     else:

@@ -27,6 +27,7 @@ class EmulatedTime:
         self._timer: Timer | None = None
         self._pauses: set[asyncio.Future[None]] = set()
         self.closed = False
+        """Whether the emulator is ending: nothing waits any more."""
 
     def now(self) -> float:
         """Emulated seconds since the start."""

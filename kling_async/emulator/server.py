@@ -63,8 +63,8 @@ class Emulator:
         durations: emulated seconds a task takes, for all or by route (`videos/text2video`) or kind; else the averages of
             `api.md` section 9, such as 319 for text2video and 32 for an image.
         link_ttl: emulated seconds a result link lives; a fresh read of the task signs a fresh one.
-        strict_parent: refuse `video-extend` and `lip-sync` without the `task_id` of a parent made here, as one family of
-            gateways does. Otherwise a `video_id` never seen is taken for an older clip of 5 seconds.
+        strict_parent: with profile `gateway`, refuse `video-extend` and `lip-sync` without the `task_id` of a parent made
+            here, as one family of gateways does. Otherwise a `video_id` never seen is taken for an older clip of 5 seconds.
         webhook_secret: sign callbacks with it (Standard Webhooks, `whsec_…`).
         clock: where real time comes from.
         seed: makes ids repeat.

@@ -77,6 +77,7 @@ def test_open_doors() -> None:
     assert Doors().account("Bearer anything", 0.0) not in {"anything", first}
     assert {Doors().account(f"Bearer {token({**GOOD, 'exp': end})}", 0.0) for end in (1800, 3600)} == {first}
     assert Doors(api_keys=frozenset({"mine"})).account("Bearer mine", 0.0)
+    assert Doors().account("Bearer \udcff", 0.0), "a byte that is no UTF-8 is a key like any other"
     with pytest.raises(Refused):
         Doors(api_keys=frozenset({"mine"})).account("Bearer other", 0.0)
 

@@ -207,7 +207,7 @@ def test_what_cannot_be_extended() -> None:
 def test_lip_sync() -> None:
     """Lip-sync keeps the length, adds sound, and wants clips of 2 to 10 seconds."""
     here = service()
-    speak = {"mode": "text2video", "text": "hello", "voice_id": "v"}
+    speak = {"mode": "text2video", "text": "hello", "voice_id": "v", "voice_language": "en"}
     parent = accept(here, T2V, {"prompt": "x", "duration": "10"})
     child = accept(here, LIPS, {"input": {**speak, "video_id": parent.entries[0].id}}, now=1000)
     assert child.entries[0].scene.sound

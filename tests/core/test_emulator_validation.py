@@ -34,7 +34,7 @@ GOOD: dict[str, dict[str, Any]] = {
     T2V: {"prompt": "a fox"},
     I2V: {"prompt": "a fox", "image": PICTURE},
     EXTEND: {"video_id": "867283741759111202"},
-    LIPS: {"input": {"video_id": "1", "mode": "text2video", "text": "hello", "voice_id": "uk_man2"}},
+    LIPS: {"input": {"video_id": "1", "mode": "text2video", "text": "hello", "voice_id": "uk_man2", "voice_language": "en"}},
     IMAGE: {"prompt": "a fox"},
     TRY_ON: {"human_image": PICTURE, "cloth_image": "https://files.example/shirt.png"},
 }
@@ -130,6 +130,8 @@ def test_documented_bodies_pass(route: str, more: dict[str, Any]) -> None:
         (LIPS, {"input": {**GOOD[LIPS]["input"], "video_url": "https://files.example/a.mp4"}}, "input.video_id"),
         (LIPS, {"input": {**GOOD[LIPS]["input"], "text": None}}, "input.text"),
         (LIPS, {"input": {**GOOD[LIPS]["input"], "text": "x" * 121}}, "input.text"),
+        (LIPS, {"input": {**GOOD[LIPS]["input"], "voice_language": None}}, "input.voice_language"),
+        (LIPS, {"input": {**GOOD[LIPS]["input"], "voice_language": "fr"}}, "input.voice_language"),
         (LIPS, {"input": {**GOOD[LIPS]["input"], "voice_speed": 2.1}}, "input.voice_speed"),
         (LIPS, {"input": {"video_id": "1", "mode": "audio2video"}}, "input.audio_type"),
         (LIPS, {"input": {"video_id": "1", "mode": "audio2video", "audio_type": "url", "audio_file": SOUND}}, "input.audio_url"),

@@ -103,6 +103,14 @@ def test_every_field_explains_itself(cls: type[Job[Any]]) -> None:
 
 
 @each_job
+def test_models_named_by_rules_exist(cls: type[Job[Any]]) -> None:
+    """No rule speaks of a model that its endpoint's family does not have."""
+    family = {*attrs.fields_dict(Image2Video)["model_name"].metadata["choices"]}
+    family = family if cls.kind == "video" else {*attrs.fields_dict(GenerateImage)["model_name"].metadata["choices"]}
+    assert all(family.issuperset(attribute.metadata["models"]) for attribute in attrs.fields(cls))
+
+
+@each_job
 def test_fields_that_are_not_said_are_none(cls: type[Job[Any]]) -> None:
     """No default of the service is copied into a signature."""
     inferred = {"mode", "audio_type"} if cls is LipSync else set()

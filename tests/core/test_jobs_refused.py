@@ -142,6 +142,11 @@ REFUSED: list[tuple[type[Job[Any]], dict[str, Any], str]] = [
         for bad in ({}, {"zoom": 0}, {"zoom": 1, "pan": 1}, {"type": "down_back", "pan": 1})
     ),
     *((Text2Video, {"camera_control": {"zoom": bad}}, "camera_control.zoom") for bad in (10.1, -11, float("nan"), "1", True)),
+    *(
+        (Text2Video, {"camera_control": {axis: bad}}, f"camera_control.{axis}")
+        for axis in ("horizontal", "vertical", "pan", "tilt", "roll", "zoom")
+        for bad in (-10.5, 10.5)
+    ),
     (Text2Video, {"camera_control": {"type": None}}, "camera_control.type"),
     (Image2Video, {"dynamic_masks": [MASK, {"mask": b"x", "trajectories": [(0, 0), (1, 1)]}]}, "dynamic_masks[1].mask"),
     *(
@@ -166,6 +171,7 @@ REFUSED: list[tuple[type[Job[Any]], dict[str, Any], str]] = [
     (LipSync, {"voice_id": None}, "voice_id"),
     (LipSync, {"voice_language": None}, "voice_language"),
     (LipSync, {"text": "", "mode": "text2video"}, "text"),
+    (LipSync, {**SILENT, "mode": "audio2video"}, "audio_type"),
     (LipSync, {**SILENT, "audio_type": "file"}, "audio_file"),
     (LipSync, {**SILENT, "audio_file": URL}, "audio_file"),
     (LipSync, {**SILENT, "audio_file": PICTURE}, "audio_file"),
@@ -213,3 +219,30 @@ def test_exclusive_fields_are_both_named() -> None:
     """Who combines what cannot go together is told all of it."""
     with pytest.raises(InvalidJobError, match=r"^camera_control: .*image_tail"):
         _build(Image2Video, image_tail=URL, camera_control={"zoom": 1})
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "longest"),
+    [
+        *((cls, name, 2500) for cls in (GenerateImage, Text2Video, Image2Video, VideoExtend) for name in ("prompt", "negative_prompt")),
+        (LipSync, "text", 120),
+    ],
+)
+def test_texts_have_their_documented_length(cls: type[Job[Any]], field: str, longest: int) -> None:
+    """Just as long as the tables say is fine, one character more is refused, with both numbers."""
+    _build(cls, **{field: "\U0001f98a" * longest})
+    with pytest.raises(InvalidJobError, match=rf"^{field}: has {longest + 1} characters, {longest} are allowed$"):
+        _build(cls, **{field: "\U0001f98a" * (longest + 1)})
+
+
+def test_messages_say_what_would_be_right() -> None:
+    """Whoever reads the error knows what to write instead."""
+    for model, words in (("kling-v1", "5 or 10 seconds with kling-v1, not 6"), ("kling-v3", "from 3 to 15 seconds with kling-v3, not 16")):
+        with pytest.raises(InvalidJobError, match=words):
+            Text2Video(prompt="x", model_name=model, duration=6 if model == "kling-v1" else 16)
+    with pytest.raises(InvalidJobError, match="must be a CameraControl or a mapping of its fields, not int"):
+        _build(Text2Video, camera_control=5)
+    with pytest.raises(InvalidJobError, match="sound: is not for kling-v1, only for kling-v2-6, kling-v3"):
+        Text2Video(prompt="x", model_name="kling-v1", sound=True)
+    with pytest.raises(InvalidJobError, match="sound: needs mode='pro' with kling-v2-6"):
+        Text2Video(prompt="x", model_name="kling-v2-6", sound=True)

@@ -345,16 +345,12 @@ def test_values_are_values() -> None:
         assert hash(pickle.loads(pickle.dumps(media))) == hash(media)
 
 
-@given(st.one_of(st.text(), st.text(alphabet="AQid0/+-_= \n."), st.binary()), st.sampled_from([PICTURE, FREE_PICTURE, MASK, SOUND]))
+STARTS = st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+BYTES = st.builds(lambda start, rest: start + rest, STARTS, st.binary(max_size=200))
+
+
+@given(st.text() | st.text(alphabet="AQid0/+-_= \n.") | BYTES, st.sampled_from([PICTURE, FREE_PICTURE, MASK, SOUND]))
 def test_no_text_and_no_bytes_break_it(value: str | bytes, need: Need) -> None:
-    """For any text and any bytes the answer is media or a `ValueError`."""
+    """For any text and any bytes, also behind the start of a picture, the answer is media or a `ValueError`."""
     with suppress(ValueError):
         assert isinstance(accept(value, need), Link | Blob | File)
-
-
-@given(st.binary(max_size=200))
-def test_no_jpeg_header_breaks_it(rest: bytes) -> None:
-    """For any bytes behind the start of a JPEG or PNG the answer is a blob or a `ValueError`."""
-    for start in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
-        with suppress(ValueError):
-            assert accept(start + rest, PICTURE) == Blob(start + rest)

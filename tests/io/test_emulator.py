@@ -80,7 +80,11 @@ async def test_create_and_read(http: aiohttp.ClientSession, emulator: Emulator) 
         ("videos/text2video", {"prompt": "x"}, "videos"),
         ("videos/image2video", {"prompt": "x", "image": "https://files.example/a.png"}, "videos"),
         ("videos/video-extend", {"video_id": "1"}, "videos"),
-        ("videos/lip-sync", {"input": {"video_id": "1", "mode": "text2video", "text": "x", "voice_id": "v"}}, "videos"),
+        (
+            "videos/lip-sync",
+            {"input": {"video_id": "1", "mode": "text2video", "text": "x", "voice_id": "v", "voice_language": "en"}},
+            "videos",
+        ),
         (
             "images/kolors-virtual-try-on",
             {"human_image": "https://files.example/a.png", "cloth_image": "https://files.example/b.png"},

@@ -29,7 +29,8 @@ from kling_async.errors import (
     TransportError,
 )
 from kling_async.models import Snapshot, Status, TaskRef, Video
-from kling_async.tasks import Poller, TaskHandle
+from kling_async.poller import Poller
+from kling_async.tasks import TaskHandle
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -102,9 +103,13 @@ class Room:
     files: FakeFiles = field(factory=FakeFiles)
     poller: Poller = field(init=False)
     home: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
+    news: list[tuple[Snapshot | None, Snapshot | None]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.poller = Poller(self.gateway.look, SystemClock(), lambda: 0.5, self.bind)
+        self.poller = Poller(self.gateway.look, SystemClock(), lambda: 0.5, self.bind, lambda: False, self.hear)
+
+    async def hear(self, watch: Watch, before: Snapshot | None) -> None:
+        self.news.append((watch.snapshot, before))
 
     def bind(self) -> None:
         if asyncio.get_running_loop() is not self.home:
@@ -215,7 +220,7 @@ async def test_cancelled_as_the_result_arrives(*, cancelled_first: bool) -> None
     await settle()
     if cancelled_first:
         unlucky.cancel()
-    room.poller._note(handle._watch, SUCCEEDED, None)
+    await room.poller._take(handle._watch, SUCCEEDED, None)
     if not cancelled_first:
         unlucky.cancel()
     assert await lucky == (VIDEO,)

@@ -18,6 +18,7 @@ from kling_async._pacing import Retry
 from kling_async._profile import GATEWAY
 from kling_async._verdict import Failure
 from kling_async._wire import Reply, Request
+from kling_async.admission import Admission
 from kling_async.errors import (
     ApiError,
     AuthenticationError,
@@ -33,7 +34,11 @@ from kling_async.errors import (
 )
 from kling_async.jobs import Image2Video, Job, Text2Video
 from kling_async.models import Snapshot, Status
-from kling_async.purchase import Buyer, Order, mint_key
+from kling_async.journal import Journal
+from kling_async.orders import Orders
+from kling_async.purchase import Buyer, Receipt, mint_key
+from kling_async.reconcile import Reconciler
+from kling_async.recovery import Memory
 from kling_async.transport import FailedExchange
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -105,6 +110,9 @@ class FakeTransport:
             case _:
                 return reply(200, {"code": 0, "data": {"task_id": self.tasks[-1], "task_status": "submitted"}})
 
+    async def read(self, _request: Request) -> Reply:
+        raise AssertionError  # a gateway cannot be asked by key
+
     def correct_clock(self, _reply: Reply) -> None:
         self.corrections += 1
 
@@ -114,11 +122,13 @@ class Shop:
     """A buyer, its transport, and what it reported; the dice always show the middle."""
 
     transport: FakeTransport
-    buyer: Buyer
+    orders: Orders
     orphans: list[str]
 
     async def buy(self, job: Job[Any] = JOB, *, key: str = "ka-1", timeout: float | None = None) -> Snapshot:
-        return await self.buyer.submit(job, key=key, timeout=timeout)
+        receipt = await self.orders.submit(evolve(job, external_task_id=key), dedupe=None, timeout=timeout)
+        assert receipt.snapshot is not None
+        return receipt.snapshot
 
     @property
     def posts(self) -> int:
@@ -131,12 +141,25 @@ def shop(*script: Step | Reply | Failure | Exception | str, retry: Retry | None 
     transport = FakeTransport([step if isinstance(step, Step) else Step(step) for step in script])
     orphans: list[str] = []
 
-    def keep(_order: Order, snapshot: Snapshot) -> None:
-        orphans.append(snapshot.task_id)
+    def keep(receipt: Receipt) -> None:
+        orphans.append(receipt.ref.task_id)
 
-    base = "https://gateway.example/kling/v1"
-    buyer = Buyer(transport, GATEWAY, base, retry or Retry(), SystemClock(), lambda: 0.5, keep)  # type: ignore[arg-type]  # a fake
-    return Shop(transport, buyer, orphans)
+    base, clock, retry, journal = "https://gateway.example/kling/v1", SystemClock(), retry or Retry(), Journal()
+    admission = Admission(clock, lambda: 0.5, {}, retry.probe)
+    reconciler = Reconciler(transport.read, GATEWAY, base, retry, clock)
+    memory = Memory(journal, journal.owner(), "account", "https://gateway.example", reconciler, lambda _: None)
+    buyer = Buyer(
+        transport=transport,  # type: ignore[arg-type]  # a fake
+        profile=GATEWAY,
+        base=base,
+        retry=retry,
+        clock=clock,
+        roll=lambda: 0.5,
+        memory=memory,
+        admission=admission,
+        tell=lambda _: None,
+    )
+    return Shop(transport, Orders(buyer, admission, clock, keep), orphans)
 
 
 def now() -> float:
@@ -424,7 +447,7 @@ async def test_leaving_at_any_instant(script: str, way: Callable[[Shop, float], 
         assert len({key for _, key in room.transport.posts}) <= 1, where
         if not known:
             assert all(when <= gone for when, _ in room.transport.posts), where
-        assert not room.buyer._orders
+        assert not room.orders._owners
 
 
 async def test_cancelled_at_once() -> None:
@@ -465,8 +488,8 @@ async def test_closing_lets_settle() -> None:
     room = shop(Step(ACCEPTED, answering=20))
     caller = asyncio.ensure_future(room.buy())
     await asyncio.sleep(5)
-    room.buyer.withdraw()
-    await room.buyer.settle(30)
+    room.orders.withdraw()
+    await room.orders.settle(30)
     assert (await caller).task_id == "t0"
 
 
@@ -476,8 +499,8 @@ async def test_closing_ends_waiting() -> None:
     caller = asyncio.ensure_future(room.buy())
     await asyncio.sleep(5)
     begun = now()
-    room.buyer.withdraw()
-    await room.buyer.settle(30)
+    room.orders.withdraw()
+    await room.orders.settle(30)
     assert now() - begun == pytest.approx(30)
     with pytest.raises(SubmitOutcomeUnknown) as unknown:
         await caller
@@ -492,8 +515,8 @@ async def test_closing_withdraws(script: tuple[Any, ...], after: float) -> None:
     caller = asyncio.ensure_future(room.buy())
     await asyncio.sleep(after)
     posts = room.posts
-    room.buyer.withdraw()
-    await room.buyer.settle(30)
+    room.orders.withdraw()
+    await room.orders.settle(30)
     with pytest.raises((ConfigurationError, ConcurrencyLimitError)) as closed:
         await caller
     assert closed.value.billed is False
@@ -504,7 +527,7 @@ async def test_closing_withdraws(script: tuple[Any, ...], after: float) -> None:
 async def test_nothing_to_settle() -> None:
     """Closing with nothing under way takes no time."""
     begun = now()
-    await shop(ACCEPTED).buyer.settle(30)
+    await shop(ACCEPTED).orders.settle(30)
     assert now() == begun
 
 
@@ -513,7 +536,7 @@ async def test_the_loop_ends(caplog: pytest.LogCaptureFixture) -> None:
     room = shop(Step(ACCEPTED, answering=60))
     caller = asyncio.ensure_future(room.buy())
     await asyncio.sleep(5)
-    for owner in room.buyer._orders:
+    for owner in room.orders._owners:
         owner.cancel()
     with pytest.raises(SubmitOutcomeUnknown):
         await caller

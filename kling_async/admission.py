@@ -1,0 +1,155 @@
+"""Lets creations through in their turn: the pure gate's grants become futures, its times become timers."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from attrs import define, field
+
+from kling_async._clock import Clock, Timer
+from kling_async._fault import ConfigurationError, KlingError
+from kling_async._gate import Gate, Place, Ticket
+from kling_async.errors import ApiError, ConcurrencyLimitError
+from kling_async.jobs import Job
+
+__all__ = ["Admission", "limits_from"]
+
+_KINDS: Final = ("video", "image", "try_on")
+_SHUT: Final = 60.0
+"""Seconds that a gate stays closed after the account or the key was refused; then one creation may try."""
+
+
+def limits_from(given: int | Mapping[str, int] | None) -> dict[str, int | None]:
+    """Slots per kind of task as the user gave them, one number for each kind or one per kind; `None` is to be learnt.
+
+    Raises:
+        ConfigurationError: a kind that does not exist, or a number below one.
+    """
+    limits: dict[str, Any] = dict(given) if isinstance(given, Mapping) else dict.fromkeys(_KINDS, given)
+    for kind, limit in limits.items():
+        sound = limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1)
+        if kind not in _KINDS or not sound:
+            msg = f"in_flight: {kind!r}: {limit!r} is no number of slots, from 1, for one of {', '.join(_KINDS)}"
+            raise ConfigurationError(msg)
+    return limits
+
+
+@define(eq=False)
+class _Door:
+    """One gate, and who waits before it."""
+
+    gate: Gate
+    waiting: dict[Ticket, asyncio.Future[KlingError | None]] = field(factory=dict)
+    timer: Timer | None = None
+    opens: float = -math.inf
+    """When a closed gate may be tried again."""
+
+
+@define(eq=False)
+class Admission:
+    """The gates of one account, one per kind of task."""
+
+    clock: Clock
+    roll: Callable[[], float]
+    limits: Mapping[str, int | None]
+    probe: float
+    on_queue: Callable[[], None] = lambda: None
+    """Told when a creation must wait for a slot: somebody has to see the running tasks end."""
+    _doors: dict[str, _Door] = field(factory=dict, init=False)
+
+    def ticket(self, job: Job[Any]) -> Ticket:
+        """A claim to the slots that the job takes."""
+        return Ticket(kind=job.kind, weight=job.slots)
+
+    async def turn(self, ticket: Ticket) -> None:
+        """Wait until the request may be sent. Afterwards the ticket must be told what became of it.
+
+        Raises:
+            KlingError: the account or the key was refused meanwhile; this is that refusal.
+        """
+        door = self._door(ticket)
+        if door.gate.closed is not None:
+            if self.clock.now() < door.opens:
+                raise copy.copy(door.gate.closed)
+            door.gate.closed = None
+        future: asyncio.Future[KlingError | None] = asyncio.get_running_loop().create_future()
+        door.waiting[ticket] = future
+        if ticket.place is Place.OUTSIDE:
+            door.gate.enter(ticket)
+        self._pump(door)
+        if not future.done():
+            self.on_queue()
+        try:
+            error = await future
+        finally:
+            del door.waiting[ticket]
+        if error is not None:
+            raise copy.copy(error)
+
+    def accepted(self, ticket: Ticket) -> None:
+        """The task exists and holds its slots."""
+        self._door(ticket).gate.accepted(ticket)
+        self._pump(self._door(ticket))
+
+    def refused(self, ticket: Ticket, error: ApiError) -> bool:
+        """The service is full or was asked too fast: wait for another turn; false when that has lasted too long."""
+        gate, now, wish = self._door(ticket).gate, self.clock.now(), error.retry_after or 0.0
+        going = True
+        if isinstance(error, ConcurrencyLimitError):
+            gate.full(ticket, now, roll=self.roll(), wish=wish)
+        elif error.code in {None, ""}:
+            going = gate.unexplained(ticket, now, roll=self.roll(), wish=wish)
+        else:
+            gate.too_fast(ticket, now, roll=self.roll(), wish=wish)
+        self._pump(self._door(ticket))
+        return going
+
+    def shut(self, ticket: Ticket, error: KlingError) -> None:
+        """The account or the key was refused: whoever queues is told at once."""
+        door = self._door(ticket)
+        door.gate.left(ticket)
+        door.opens = self.clock.now() + _SHUT
+        for waiting in door.gate.close(error):
+            future = door.waiting.get(waiting)
+            if future is not None and not future.done():
+                future.set_result(error)
+
+    def left(self, ticket: Ticket) -> None:
+        """No request of it will be sent, and its slots are free; harmless when they are already."""
+        door = self._door(ticket)
+        door.gate.left(ticket)
+        door.gate.ended(ticket)
+        self._pump(door)
+
+    @property
+    def queued(self) -> int:
+        """Creations that wait for a slot."""
+        return sum(door.gate.waiting for door in self._doors.values())
+
+    def close(self) -> None:
+        """Set no more timers."""
+        for door in self._doors.values():
+            if door.timer is not None:
+                door.timer.cancel()
+
+    def _door(self, ticket: Ticket) -> _Door:
+        door = self._doors.get(ticket.kind)
+        if door is None:
+            door = self._doors[ticket.kind] = _Door(Gate(limit=self.limits.get(ticket.kind), probe=self.probe))
+        return door
+
+    def _pump(self, door: _Door) -> None:
+        for ticket in door.gate.grants(self.clock.now()):
+            future = door.waiting.get(ticket)
+            if future is not None and not future.done():
+                future.set_result(None)
+        if door.timer is not None:
+            door.timer.cancel()
+            door.timer = None
+        when = door.gate.next_time()
+        if math.isfinite(when):
+            door.timer = self.clock.call_at(when, lambda: self._pump(door))

@@ -1,0 +1,7 @@
+"""The durable record of what was asked, accepted, finished and saved."""
+
+from kling_async.journal._journal import Journal
+from kling_async.journal._owners import Owner
+from kling_async.journal._rows import Creation, State
+
+__all__ = ["Creation", "Journal", "Owner", "State"]

@@ -1,0 +1,112 @@
+"""Opening the database file: made whole or not at all, for its owner's eyes only, and refused when it is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from kling_async.errors import JournalError
+from kling_async.journal._rows import SCHEMA, VERSION
+
+__all__ = ["open_database"]
+
+_APPLICATION: Final = 0x4B4C494E
+"""Marks the file as ours ("KLIN"), in the place that SQLite keeps for that."""
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER_SIZE: Final = 100
+
+
+def open_database(path: str | None, patience: float) -> sqlite3.Connection:
+    """A connection to the journal at `path`, made if there is none; `None` is one in memory.
+
+    Raises:
+        JournalError: the file is damaged, of a later version, or no journal; it is left as it is.
+    """
+    if path is None:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        _fill(connection)
+        return connection
+    try:
+        if not os.path.lexists(path):
+            _make(path)
+        _check_header(path)
+        connection = _connect(path, patience)
+    except OSError as error:
+        raise JournalError(f"journal {path}: {error.strerror or type(error).__name__}") from None
+    try:
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error as error:
+        connection.close()
+        raise JournalError(f"journal {path}: {error}; the file was left as it is") from None
+    except JournalError:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: str, patience: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _make(path: str) -> None:
+    # Made under another name and linked into place: nobody ever meets a journal without its tables.
+    target = Path(path)
+    if not target.parent.exists():
+        target.parent.mkdir(mode=0o700, parents=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        connection = sqlite3.connect(temporary, isolation_level=None)
+        try:
+            _fill(connection)
+        finally:
+            connection.close()
+        with contextlib.suppress(FileExistsError):  # another process was faster, and its file is as good
+            _put_in_place(temporary, target)
+    except sqlite3.Error as error:
+        raise JournalError(f"journal {path}: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links; renaming refuses to overwrite on Windows, which is where they are.
+        if not target.exists():
+            temporary.rename(target)
+
+
+def _fill(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;")
+
+
+def _check_header(path: str) -> None:
+    # Read as bytes: merely opening a database of another program with SQLite may write to it.
+    with Path(path).open("rb") as file:
+        header = file.read(_HEADER_SIZE)
+    if not header:
+        raise JournalError(f"journal {path}: the file is empty; it may have been cut off, move it away to begin a new one")
+    if header[: len(_MAGIC)] != _MAGIC or len(header) < _HEADER_SIZE:
+        raise JournalError(f"journal {path}: this is no journal; the file was left as it is")
+    version, application = (int.from_bytes(header[place : place + 4], "big") for place in (60, 68))
+    if application != _APPLICATION:
+        raise JournalError(f"journal {path}: this is the database of another program; it was left as it is")
+    if version != VERSION:
+        raise JournalError(f"journal {path}: its version is {version}, this kling_async reads version {VERSION}; it was left as it is")
+
+
+def _check(connection: sqlite3.Connection, path: str) -> None:
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise JournalError(f"journal {path}: damaged ({verdict}); restore it from a backup")

@@ -1,0 +1,216 @@
+"""The journal's words: what is written when, each a move of one creation from state to state."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from typing import Any, Self
+
+from attrs import define, field
+
+from kling_async.errors import InvalidJobError, JournalError
+from kling_async.journal._owners import Owner, is_alive
+from kling_async.journal._rows import COLUMNS, MOVES, Creation, State, creation_of
+from kling_async.journal._writer import Writer
+
+__all__ = ["Journal"]
+
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM creation"  # noqa: S608  constants of this package
+_INSERT = f"INSERT INTO creation ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+
+
+def _path(given: str | os.PathLike[str] | None) -> str | None:
+    return None if given is None else os.path.abspath(os.fspath(given))  # noqa: PTH100  the caller's directory may change later
+
+
+@define(eq=False)
+class Journal:
+    """The durable record of creations: an SQLite file that several processes of one machine may share.
+
+    Args:
+        path: the file, on a local disk; made if it does not exist, readable by its owner only. `None`
+            keeps the record in memory: nothing survives the process then.
+
+    Raises:
+        JournalError: from every use, when the file is damaged, not a journal, locked or full.
+    """
+
+    path: str | None = field(default=None, converter=_path)
+    _writer: Writer = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._writer = Writer(self.path)
+
+    async def __aenter__(self) -> Self:
+        """Open the file, so that trouble shows now."""
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it; see `aclose`."""
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Open the file now rather than with the first use.
+
+        Raises:
+            JournalError: it cannot be opened, or is no journal of ours.
+        """
+        await self._writer.run(lambda _: None, durable=False)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has been opened, or keeps a file that should be."""
+        return self.path is not None or self._writer.started
+
+    async def aclose(self) -> None:
+        """Write what is queued and let go of the file."""
+        await self._writer.aclose()
+
+    def owner(self) -> Owner:
+        """A new claim, for one session."""
+        return Owner(self.path)
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether the session of that claim still runs."""
+        return is_alive(self.path, owner)
+
+    async def intend(self, creation: Creation) -> tuple[Creation, bool]:
+        """Record what is about to be bought (W1). Gives the row as it stands, and whether it is this one and not an earlier.
+
+        Raises:
+            InvalidJobError: its `dedupe` or `external_task_id` was used for another request.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[Creation, bool]:
+            known = _known(db, creation)
+            if known is None:
+                _insert(db, creation)
+                return creation, True
+            if known.digest != creation.digest:
+                raise InvalidJobError("dedupe" if creation.dedupe else "external_task_id", "it was used for another request before")
+            return known, False
+
+        return await self._writer.run(work)
+
+    async def claim(self, row: Creation, owner: str) -> bool:
+        """Take over what nobody is sending, as it was seen; false when somebody else was faster."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            now = _get(db, row.key)
+            if (now.state, now.owner) != (row.state, row.owner):
+                return False
+            if now.state is State.PREPARED:
+                db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, row.key))
+                return True
+            return _move(db, row.key, State.PREPARED, owner=owner, note="asked for again")
+
+        return await self._writer.run(work)
+
+    async def send(self, key: str, owner: str) -> bool:
+        """From `prepared` to `sending` (W2), durably; false when the creation is no longer this owner's to send."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            row = _get(db, key)
+            if row.state is not State.PREPARED or row.owner != owner:
+                return False
+            _move(db, key, State.SENDING)
+            db.execute("UPDATE creation SET attempt = attempt + 1 WHERE key = ?", (key,))
+            return True
+
+        return await self._writer.run(work)
+
+    async def accept(self, key: str, task_id: str) -> str | None:
+        """The task exists (W3). Unconditional, for an id is a fact; gives the key of another creation with the same id."""
+
+        def work(db: sqlite3.Connection) -> str | None:
+            row = _get(db, key)
+            if row.state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
+                db.execute("UPDATE creation SET task_id = ? WHERE key = ?", (task_id, key))
+                _put(db, key, row.state, State.ACCEPTED, "")
+            twin = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (row.account, task_id, key)).fetchone()
+            return None if twin is None else str(twin[0])
+
+        return await self._writer.run(work)
+
+    def note(self, key: str, state: State, note: str = "") -> None:
+        """Move a creation on, without waiting for it: what the queue holds is written whatever becomes of the caller."""
+        self._writer.put(lambda db: _move(db, key, state, note=note))
+
+    async def move(self, key: str, state: State, note: str = "") -> bool:
+        """Move a creation on, durably; false when it was past that."""
+        return await self._writer.run(lambda db: _move(db, key, state, note=note))
+
+    async def finish(self, account: str, task_id: str, state: State, *, note: str = "", result: str | None = None) -> None:
+        """The task is final (W5)."""
+
+        def work(db: sqlite3.Connection) -> None:
+            rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
+            for (key,) in rows:
+                if _move(db, key, state, note=note):
+                    db.execute("UPDATE creation SET result = ? WHERE key = ?", (result, key))
+
+        await self._writer.run(work)
+
+    async def get(self, key: str) -> Creation:
+        """The creation under that key.
+
+        Raises:
+            JournalError: there is none.
+        """
+        return await self._writer.run(lambda db: _get(db, key), durable=False)
+
+    async def open_rows(self, account: str, origin: str) -> list[Creation]:
+        """Everything of an account at a gateway that is not final, oldest first."""
+        states = tuple(state.value for state in State if not state.final)
+        where = f"WHERE account = ? AND origin = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY created_at"
+        return await self._read(f"{_SELECT} {where}", (account, origin, *states))
+
+    async def rows(self, *, most: int = 1000) -> list[Creation]:
+        """The latest creations, newest first."""
+        return await self._read(f"{_SELECT} ORDER BY created_at DESC LIMIT ?", (most,))
+
+    async def _read(self, sql: str, values: tuple[Any, ...]) -> list[Creation]:
+        return await self._writer.run(lambda db: [creation_of(row) for row in db.execute(sql, values)], durable=False)
+
+
+def _known(db: sqlite3.Connection, creation: Creation) -> Creation | None:
+    row = db.execute(f"{_SELECT} WHERE key = ?", (creation.key,)).fetchone()
+    if row is None and creation.dedupe is not None:
+        row = db.execute(f"{_SELECT} WHERE account = ? AND dedupe = ?", (creation.account, creation.dedupe)).fetchone()
+    return None if row is None else creation_of(row)
+
+
+def _get(db: sqlite3.Connection, key: str) -> Creation:
+    row = db.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        msg = f"the journal knows no creation {key}"
+        raise JournalError(msg)
+    return creation_of(row)
+
+
+def _insert(db: sqlite3.Connection, creation: Creation) -> None:
+    db.execute(_INSERT, tuple(getattr(creation, column) for column in COLUMNS))
+    _record(db, creation.key, None, creation.state, "")
+
+
+def _move(db: sqlite3.Connection, key: str, state: State, *, owner: str | None = None, note: str = "") -> bool:
+    row = _get(db, key)
+    if state not in MOVES[row.state]:
+        return False
+    if owner is not None:
+        db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, key))
+    _put(db, key, row.state, state, note)
+    return True
+
+
+def _put(db: sqlite3.Connection, key: str, before: State, after: State, note: str) -> None:
+    text = note.encode("utf-8", "backslashreplace").decode()
+    db.execute("UPDATE creation SET state = ?, note = ?, updated_at = ? WHERE key = ?", (after.value, text, time.time(), key))
+    _record(db, key, before, after, text)
+
+
+def _record(db: sqlite3.Connection, key: str, before: State | None, after: State, note: str) -> None:
+    values = (key, time.time(), before and before.value, after.value, note)
+    db.execute("INSERT INTO event (key, at, from_state, to_state, note) VALUES (?, ?, ?, ?, ?)", values)

@@ -1,0 +1,115 @@
+"""What the journal holds, as values, and the moves between its states."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+from attrs import fields, frozen
+
+__all__ = ["COLUMNS", "MOVES", "SCHEMA", "VERSION", "Creation", "State", "creation_of"]
+
+
+class State(StrEnum):
+    """Where a creation stands (`reliability.md` 3.1)."""
+
+    PREPARED = "prepared"
+    """Asked for; nothing has left. The only state from which a request may be sent."""
+    SENDING = "sending"
+    """A request may be under way. Whoever finds this of a dead owner may look it up, never send it."""
+    UNKNOWN = "unknown"
+    """A request went out, and nobody can tell whether it was accepted."""
+    ACCEPTED = "accepted"
+    """The task exists."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    """Provably not accepted, for good."""
+    WITHDRAWN = "withdrawn"
+    """Its caller went away before anything left."""
+    ABANDONED = "abandoned"
+    """Unknown, and given up by hand."""
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to be done about it."""
+        return self not in {State.PREPARED, State.SENDING, State.UNKNOWN, State.ACCEPTED}
+
+
+MOVES: Final[dict[State, frozenset[State]]] = {
+    # From each state to where it may go. `accepted` is reachable from everywhere: an id is a fact.
+    State.PREPARED: frozenset({State.SENDING, State.REJECTED, State.WITHDRAWN}),
+    State.SENDING: frozenset({State.PREPARED, State.UNKNOWN, State.REJECTED, State.WITHDRAWN}),
+    State.UNKNOWN: frozenset({State.ABANDONED}),
+    State.ACCEPTED: frozenset({State.SUCCEEDED, State.FAILED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.REJECTED: frozenset({State.PREPARED}),
+    State.WITHDRAWN: frozenset({State.PREPARED}),
+    State.ABANDONED: frozenset({State.PREPARED}),
+}
+
+
+@frozen(kw_only=True)
+class Creation:
+    """One logical creation: at most one task."""
+
+    key: str
+    """The `external_task_id` it was, or would have been, sent under."""
+    account: str
+    """A fingerprint of the account; never the key itself."""
+    origin: str
+    action: str
+    action2: str
+    request: str
+    """The request as JSON, media replaced by their digest."""
+    digest: str
+    """SHA-256 of `request`."""
+    dedupe: str | None = None
+    """The caller's own word for it: the same word is the same creation."""
+    state: State = State.PREPARED
+    attempt: int = 0
+    owner: str = ""
+    """The session that is at it."""
+    task_id: str | None = None
+    note: str = ""
+    """The last thing worth saying about it, such as why it failed."""
+    result: str | None = None
+    """The result as JSON, links without their signatures."""
+    created_at: float = 0.0
+    """Unix seconds."""
+    updated_at: float = 0.0
+
+
+COLUMNS: Final = tuple(column.name for column in fields(Creation))
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE creation (
+    key TEXT PRIMARY KEY,
+    account TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    action TEXT NOT NULL,
+    action2 TEXT NOT NULL,
+    request TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    dedupe TEXT,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    task_id TEXT,
+    note TEXT NOT NULL,
+    result TEXT,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    UNIQUE (account, dedupe)
+) WITHOUT ROWID;
+CREATE INDEX creation_open ON creation (account, origin, state) WHERE state IN ('prepared', 'sending', 'unknown', 'accepted');
+CREATE INDEX creation_task ON creation (account, task_id);
+CREATE TABLE event (seq INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, from_state TEXT, to_state TEXT NOT NULL, note TEXT NOT NULL);
+"""
+
+
+def creation_of(row: tuple[Any, ...]) -> Creation:
+    """The value of a row selected by `COLUMNS`."""
+    facts = dict(zip(COLUMNS, row, strict=True))
+    return Creation(**{**facts, "state": State(facts["state"])})

@@ -1,0 +1,147 @@
+"""Owner tasks: every creation has one of its own, which lives on when its caller does not.
+
+The caller awaits a future, never the owner. Cancelling or timing out the caller withdraws what has not
+left yet, and never touches what has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+
+from kling_async._clock import Clock
+from kling_async._fault import ConfigurationError, KlingError
+from kling_async.admission import Admission
+from kling_async.errors import TransportTimeoutError
+from kling_async.jobs import Job
+from kling_async.observers import Anomaly
+from kling_async.purchase import Buyer, Order, Receipt, mint_key, unknown
+
+__all__ = ["Orders"]
+
+_log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Orders:
+    """The creations under way, each with its owner."""
+
+    buyer: Buyer
+    admission: Admission
+    clock: Clock
+    on_orphan: Callable[[Receipt], None]
+    """Told of a task that was accepted after its caller had gone."""
+    _owners: dict[Order, asyncio.Task[None]] = field(factory=dict, init=False)
+
+    async def submit(self, job: Job[Any], *, dedupe: str | None, timeout: float | None) -> Receipt:
+        """Have the job's task created and give what the service said of it.
+
+        Raises:
+            KlingError: as `KlingSession.submit` says.
+        """
+        if timeout == 0:
+            msg = "timeout is 0: nothing was sent"
+            raise TransportTimeoutError(msg)
+        loop = asyncio.get_running_loop()
+        order = Order(job, dedupe, job.external_task_id or mint_key(), self.admission.ticket(job), loop.create_future())
+        owner = self._owners[order] = loop.create_task(self._own(order))
+        owner.add_done_callback(lambda owner: self._account_for(order, owner))
+        timer = None if timeout is None else self.clock.call_at(self.clock.now() + timeout, lambda: _run_out(order, owner))
+        try:
+            outcome = await order.settled
+        except asyncio.CancelledError:
+            self._desert(order, owner)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if isinstance(outcome, KlingError):
+            raise outcome
+        return outcome
+
+    async def settling(self, key: str) -> None:
+        """Wait until the request under that key has its outcome, if one is under way here."""
+        owners = [owner for order, owner in self._owners.items() if order.key == key]
+        if owners:
+            await asyncio.wait(owners)
+
+    def withdraw(self) -> None:
+        """Let nothing new leave: what has not been sent is called off, what has been is not sent again."""
+        for order, owner in self._owners.items():
+            order.deserted = True
+            if not order.sent:
+                owner.cancel()
+
+    async def settle(self, grace: float) -> None:
+        """Give what is under way `grace` seconds to settle."""
+        owners = list(self._owners.values())
+        if not owners:
+            return
+        timer = self.clock.call_at(self.clock.now() + grace, lambda: [owner.cancel() for owner in owners])
+        try:
+            await asyncio.wait(owners)
+        finally:
+            timer.cancel()
+
+    async def _own(self, order: Order) -> None:
+        outcome: Receipt | KlingError
+        try:
+            outcome = await self.buyer.buy(order)
+        except asyncio.CancelledError:
+            self.buyer.withdraw(order, "its caller or its session went away")
+            raise
+        except KlingError as error:
+            outcome = error.with_traceback(None)  # the frames in between hold the whole request
+        if not order.settled.done():
+            order.settled.set_result(outcome)
+        elif isinstance(outcome, Receipt):
+            self._orphaned(outcome)
+        else:
+            _log.warning("creation %s, whose caller had gone, ended: %s", order.key, outcome)
+
+    def _desert(self, order: Order, owner: asyncio.Task[None]) -> None:
+        order.deserted = True
+        if order.settled.done() and not order.settled.cancelled():
+            # Settled and cancelled in the same turn of the loop: the caller never saw the outcome.
+            outcome = order.settled.result()
+            if isinstance(outcome, Receipt):
+                self._orphaned(outcome)
+        elif not order.sent:
+            owner.cancel()
+
+    def _orphaned(self, receipt: Receipt) -> None:
+        self.buyer.tell(Anomaly(what="orphan", detail="accepted after its caller had gone", ref=receipt.ref))
+        self.on_orphan(receipt)
+
+    def _account_for(self, order: Order, owner: asyncio.Task[None]) -> None:
+        # An owner ends without an outcome only when it was cancelled, as the session or the loop closes, or has a defect.
+        del self._owners[order]
+        defect = None if owner.cancelled() else owner.exception()
+        if defect is not None:
+            _log.error("creation %s broke", order.key, exc_info=defect)
+        if order.settled.done():
+            return
+        if order.sent:
+            what, cause = ("the session was closed", "closed") if defect is None else ("kling_async broke", "defect")
+            order.settled.set_result(unknown(order, f"{what} while the request was under way", cause))
+        elif defect is None:
+            order.settled.set_result(ConfigurationError("the session was closed; nothing was bought"))
+        else:
+            order.settled.set_exception(defect)
+
+
+def _run_out(order: Order, owner: asyncio.Task[None]) -> None:
+    if order.settled.done():
+        return
+    order.deserted = True
+    if order.sent:
+        message = "time ran out while the request was under way; it is settled in the background"
+        order.settled.set_result(unknown(order, message, "caller-timeout"))
+    else:
+        owner.cancel()
+        last = f"the service accepted; its last answer: {order.refusal}" if order.refusal else "anything was sent"
+        order.settled.set_result(TransportTimeoutError(f"time ran out before {last}"))

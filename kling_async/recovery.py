@@ -1,0 +1,110 @@
+"""What the journal remembers, made use of: unfinished tasks found again, unknown outcomes settled, ends recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from attrs import define
+
+from kling_async.errors import JournalError
+from kling_async.jobs import Route
+from kling_async.journal import Creation, Journal, Owner, State
+from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
+from kling_async.observers import Anomaly, Record
+from kling_async.reconcile import Reconciler
+
+__all__ = ["Memory"]
+
+
+@define(eq=False)
+class Memory:
+    """One account's creations at one gateway, as the journal has them."""
+
+    journal: Journal
+    owner: Owner
+    account: str
+    origin: str
+    reconciler: Reconciler
+    tell: Callable[[Record], None]
+
+    async def open(self) -> None:
+        """Open the journal and make this session's claim in it.
+
+        Raises:
+            JournalError: the file cannot be opened, or is no journal of ours.
+        """
+        await self.journal.open()
+        try:
+            self.owner.claim()
+        except OSError as error:
+            msg = f"journal {self.journal.path}: cannot make a file beside it: {error.strerror or type(error).__name__}"
+            raise JournalError(msg) from None
+
+    async def unfinished(self) -> list[TaskRef]:
+        """Every task that is not final, after asking for what is unknown; what was never sent is withdrawn."""
+        await self.open()
+        rows = await self.journal.open_rows(self.account, self.origin)
+        found = await asyncio.gather(*map(self._taken_over, rows))
+        return [ref for ref in found if ref is not None]
+
+    async def unknowns(self) -> list[Creation]:
+        """What nobody knows the outcome of."""
+        rows = await self.journal.open_rows(self.account, self.origin)
+        return [row for row in rows if row.state is State.UNKNOWN]
+
+    async def find(self, key: str) -> TaskRef | None:
+        """The task that was created under that key, asking for it when that is unknown."""
+        return await self._settled(await self.journal.get(key))
+
+    async def adopt(self, key: str, task_id: str) -> TaskRef:
+        """Take a user's word for it."""
+        await self.journal.accept(key, task_id)
+        return _ref(await self.journal.get(key), task_id)
+
+    async def finish(self, ref: TaskRef, snapshot: Snapshot, note: str) -> None:
+        """Record that a task is final; trouble with that is told, and hurts nobody's wait."""
+        if not self.journal.in_use:
+            return
+        state = State.SUCCEEDED if snapshot.status is Status.SUCCEED else State.FAILED
+        try:
+            await self.journal.finish(self.account, ref.task_id, state, note=note, result=_summary(snapshot))
+        except JournalError as error:
+            self.tell(Anomaly(what="journal", detail=str(error), ref=ref))
+
+    async def _taken_over(self, row: Creation) -> TaskRef | None:
+        if row.owner != self.owner.id and not self.journal.is_alive(row.owner):
+            if row.state is State.PREPARED:
+                await self.journal.move(row.key, State.WITHDRAWN, "its session died before anything was sent")
+            elif row.state is State.SENDING:
+                await self.journal.move(row.key, State.UNKNOWN, "its session died")
+                row = await self.journal.get(row.key)
+        return await self._settled(row)
+
+    async def _settled(self, row: Creation) -> TaskRef | None:
+        if row.state is State.UNKNOWN:
+            found = await self.reconciler.look_up(row.key, Route(action=row.action, action2=row.action2))
+            if found is None:
+                return None
+            await self.journal.accept(row.key, found.task_id)
+            return _ref(row, found.task_id)
+        return None if row.task_id is None else _ref(row, row.task_id)
+
+
+def _ref(row: Creation, task_id: str) -> TaskRef:
+    return TaskRef(
+        origin=row.origin,
+        action=row.action,
+        action2=row.action2,
+        task_id=task_id,
+        external_task_id=row.key,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+    )
+
+
+def _summary(snapshot: Snapshot) -> str:
+    # Without the queries of the links: they are signatures, and whoever wants the files reads the task again.
+    entries: tuple[Video | Image | Audio, ...] = (*snapshot.videos, *snapshot.images, *snapshot.audios)
+    return json.dumps([{"url": entry.url.partition("?")[0]} for entry in entries])
