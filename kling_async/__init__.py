@@ -123,7 +123,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "observers", "tasks", "outcomes", "journal", "session")
+_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "observers", "journal", "tasks", "outcomes", "session")
 """Where the names come from, the light modules first: only the last one brings aiohttp."""
 
 

@@ -122,7 +122,7 @@ class Gate:
         self._back(ticket)
         self._proven = self._held
         self._refusals += 1
-        self._wait(now, wish, min(self.probe * 2 ** min(self._refusals - 1, 16), _LONGEST_PROBE) * (0.8 + 0.4 * roll))
+        self._wait(now, wish, min(self.probe * 2 ** min(self._refusals - 1, 16), _LONGEST_PROBE) * (1 + 0.2 * roll))
 
     def too_fast(self, ticket: Ticket, now: float, *, roll: float, wish: float = 0.0) -> None:
         """Refused for the rate of requests: back to its turn, and half as fast from now on."""

@@ -20,7 +20,19 @@ from kling_async.errors import ApiError, CallbackError, ProtocolError, api_error
 from kling_async.jobs import Route
 from kling_async.models import Snapshot
 
-__all__ = ["Blank", "Refusal", "Reply", "Request", "callback_snapshot", "creation", "decipher", "decipher_page", "listing", "reading", "retry_after"]
+__all__ = [
+    "Blank",
+    "Refusal",
+    "Reply",
+    "Request",
+    "callback_snapshot",
+    "creation",
+    "decipher",
+    "decipher_page",
+    "listing",
+    "reading",
+    "retry_after",
+]
 
 _MAX_DEPTH: Final = 64
 """Nesting of a reply; the deepest one known has eight levels (`reliability.md` P18)."""

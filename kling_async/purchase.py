@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import anyio.to_thread
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from kling_async._clock import Clock
 from kling_async._codec import encode, has_local_media, to_canonical_json, to_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import platform
 import socket
@@ -220,7 +221,7 @@ class Transport:
                 async with session.request(
                     request.method,
                     request.url,
-                    data=request.body,
+                    data=None if request.body is None else io.BytesIO(request.body),  # which is sent piece by piece
                     headers=self._headers(),
                     allow_redirects=False,
                     raise_for_status=False,

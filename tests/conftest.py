@@ -29,12 +29,14 @@ class _Impatient:
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        busy = self._loop.threads_at_work()  # asked first: what was delivered before is in the selector by now
         ready = self._inner.select(0)
         if ready or timeout == 0:
             return ready
-        if timeout is None or self._loop.threads_at_work():
-            return self._inner.select(0.05)
-        ready = self._inner.select(0.0005)  # a kernel under load may deliver a loopback packet a moment later
+        if timeout is None or busy:
+            return self._inner.select(0.005 if busy else 0.05)
+        if len(self._inner.get_map()) > 1:  # more than the loop's own: a loopback packet may come a moment later
+            ready = self._inner.select(0.0005)
         if not ready:
             self._loop.now += timeout
         return ready

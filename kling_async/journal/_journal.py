@@ -129,7 +129,9 @@ class Journal:
             if row.state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
                 db.execute("UPDATE creation SET task_id = ? WHERE key = ?", (task_id, key))
                 _put(db, key, row.state, State.ACCEPTED, "")
-            twin = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (row.account, task_id, key)).fetchone()
+            twin = db.execute(
+                "SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (row.account, task_id, key)
+            ).fetchone()
             return None if twin is None else str(twin[0])
 
         return await self._writer.run(work)

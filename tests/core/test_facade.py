@@ -15,6 +15,7 @@ PUBLIC = {
     *("KlingSession", "TaskHandle", "TaskRef", "Snapshot", "Status", "Video", "Image", "Audio", "Polling", "Retry", "Profile"),
     *("Credentials", "ApiKey", "KeyPair", "ALL_JOBS", "Job", "CameraControl", "DynamicMask", "MultiShot"),
     *("GenerateImage", "Text2Video", "Image2Video", "VideoExtend", "LipSync", "VirtualTryOn", "__version__"),
+    *("Outcome", "Journal", "Creation", "Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly"),
     *(name for name in import_module("kling_async.errors").__all__ if name.endswith(("Error", "Unknown"))),
 }
 
@@ -53,7 +54,7 @@ def test_unknown_names(name: str) -> None:
 
 def test_aiohttp_is_not_needed_for_values() -> None:
     """Importing the package, and every job, error and value of it, does not bring aiohttp or cattrs: programs start fast."""
-    light = [name for name in kling_async.__all__ if name not in {"KlingSession", "TaskHandle"}]
+    light = [name for name in kling_async.__all__ if name not in {"KlingSession", "TaskHandle", "Outcome"}]
     code = f"import sys; from kling_async import {', '.join(light)}; print(*({{'aiohttp', 'cattrs'}} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == []

