@@ -26,6 +26,8 @@ _UNEXPLAINED: Final = 300.0
 """Seconds that refusals without a service code are waited for while nothing of ours runs and nothing gets in."""
 _SLOWEST: Final = 30.0
 """Seconds between two sends, at the most, for a service that said it was asked too fast."""
+_SHORTEST_GAP: Final = 0.05
+"""Seconds between two sends below which there is no need to keep them apart any more."""
 
 
 class Place(Enum):
@@ -98,7 +100,7 @@ class Gate:
         self._proven = max(self._proven, self._held)
         self._refusals, self._shut_since = 0, None
         self._not_before = -math.inf
-        self._gap = self._gap / 2 if self._gap > 0.05 else 0.0
+        self._gap = self._gap / 2 if self._gap > _SHORTEST_GAP else 0.0
 
     def ended(self, ticket: Ticket) -> None:
         """Its task is final; the next may try at once."""

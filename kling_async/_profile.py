@@ -11,7 +11,7 @@ from attrs import Attribute, field, frozen
 
 from kling_async._fault import ConfigurationError
 
-__all__ = ["GATEWAY", "OFFICIAL", "Profile", "base_url", "on_loopback", "origin_of", "profile_named"]
+__all__ = ["GATEWAY", "OFFICIAL", "Profile", "address_from", "base_url", "on_loopback", "origin_of", "profile_named"]
 
 _PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))(?:[\w.~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*", re.ASCII)
 """Non-empty parts, none of them `.` or `..`."""
@@ -86,6 +86,22 @@ def base_url(text: str, profile: Profile, *, insecure: bool = False) -> str:
         msg = f"base URL: {origin} would send the key in the clear; use https, or pass insecure=True if that network is yours"
         raise ConfigurationError(msg)
     return origin + (path if path.endswith(profile.prefix) else path + profile.prefix)
+
+
+def address_from(given: str | None, environ: str | None, profile: Profile, *, insecure: bool) -> str:
+    """The base URL to use: the argument, else the environment's.
+
+    Raises:
+        ConfigurationError: there is neither, or it is no such address.
+    """
+    text = given if given is not None else environ
+    if text is None:
+        msg = (
+            "no base URL: set KLING_BASE_URL or pass base_url=…, such as https://gateway.example; "
+            "to try without a gateway, run `kling emulator` in another terminal and use the URL and key that it prints"
+        )
+        raise ConfigurationError(msg)
+    return base_url(text, profile, insecure=insecure)
 
 
 def origin_of(url: str) -> str:

@@ -95,5 +95,5 @@ class Audience:
         for observer in self.observers:
             try:
                 observer(record)
-            except Exception:  # a hook of the user's must not hurt an outcome that costs money
+            except Exception:  # noqa: BLE001  a hook of the user's must not hurt an outcome that costs money
                 _log.exception("an observer failed")

@@ -96,6 +96,7 @@ class Orders:
             raise
         except KlingError as error:
             outcome = error.with_traceback(None)  # the frames in between hold the whole request
+            self.admission.left(order.ticket)
         if not order.settled.done():
             order.settled.set_result(outcome)
         elif isinstance(outcome, Receipt):

@@ -101,7 +101,7 @@ class Outcomes(Generic[R]):
                 task = asyncio.get_running_loop().create_task(self._one(job))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
-        except Exception as error:  # whatever the user's iterable raises: it is given on, after what was begun before
+        except Exception as error:  # noqa: BLE001  whatever the user's iterable raises: it is given on, after what was begun before
             self._broken = error
         if self._running:
             await asyncio.wait(self._running)

@@ -158,14 +158,13 @@ class Buyer:
             row = await self.memory.journal.get(row.key)
 
     async def _send(self, order: Order, request: Request) -> Receipt:
-        attempts, once = 0, set[Move]()
+        sends, failures, once = 0, 0, set[Move]()
         await self.admission.turn(order.ticket)
         while True:
             if not await self.memory.journal.send(order.key, self.memory.owner.id):
-                self.admission.left(order.ticket)
                 msg = f"another session has taken creation {order.key} over; nothing was sent"
                 raise JournalError(msg)
-            attempts += 1
+            sends += 1
             verdict, reply = await self._exchange(order, request)
             match verdict:
                 case Accepted():
@@ -176,25 +175,29 @@ class Buyer:
                     return await self._reconcile(order, verdict.cause)
                 case Rejected(move=move, error=error):
                     order.sent, order.refusal = False, error
-            if twin := await self._twin(order, error, attempts):
+            if sends > 1 and (twin := await self._twin(order, error)):
                 return await self._accepted(order, twin)
-            spent = move is not Move.LATER and (attempts >= self.retry.attempts or move in once)
-            if move is Move.GIVE_UP or spent or order.deserted:
-                return await self._rejected(order, error)
-            await self.memory.journal.move(order.key, State.PREPARED, str(error))
+            failures += move is not Move.LATER
+            if order.deserted or move is Move.GIVE_UP or move in once or failures >= self.retry.attempts:
+                raise await self._rejected(order, error)
             once |= {move} & {Move.ONCE, Move.RESIGN}
-            if move is Move.LATER:
-                if not isinstance(error, ApiError) or not self.admission.refused(order.ticket, error):
-                    return await self._rejected(order, error)
-                self.tell(Waiting(why="slot", external_task_id=order.key))
-                await self.admission.turn(order.ticket)
-            elif move is Move.RESIGN and reply is not None:
+            await self.memory.journal.move(order.key, State.PREPARED, str(error))
+            if move is Move.RESIGN and reply is not None:
                 self.transport.correct_clock(reply)
             else:
-                asked = error.retry_after if isinstance(error, ApiError) else None
-                pause = backoff(attempts, base=self.retry.base, cap=self.retry.cap, roll=self.roll(), floor=asked)
-                self.tell(Waiting(why="retry", external_task_id=order.key, seconds=pause))
-                await self.clock.sleep(pause)
+                await self._wait(order, move, error, failures)
+
+    async def _wait(self, order: Order, move: Move, error: KlingError, failures: int) -> None:
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        if move is not Move.LATER:
+            pause = backoff(failures, base=self.retry.base, cap=self.retry.cap, roll=self.roll(), floor=asked)
+            self.tell(Waiting(why="retry", external_task_id=order.key, seconds=pause))
+            await self.clock.sleep(pause)
+        elif isinstance(error, ApiError) and self.admission.refused(order.ticket, error):
+            self.tell(Waiting(why="slot", external_task_id=order.key, seconds=asked))
+            await self.admission.turn(order.ticket)
+        else:
+            raise await self._rejected(order, error)
 
     async def _exchange(self, order: Order, request: Request) -> tuple[Accepted | Rejected | Unknown, Reply | None]:
         def sent() -> None:
@@ -246,13 +249,11 @@ class Buyer:
                 await self.memory.journal.accept(key, task_id)
                 return
 
-    async def _rejected(self, order: Order, error: KlingError) -> Receipt:
+    async def _rejected(self, order: Order, error: KlingError) -> KlingError:
         if isinstance(error, AccountError | AuthenticationError):
             self.admission.shut(order.ticket, error)
-        else:
-            self.admission.left(order.ticket)
         await self._record(order, State.REJECTED, str(error))
-        raise error
+        return error
 
     async def _reconcile(self, order: Order, cause: str) -> Receipt:
         found = await self.memory.reconciler.search(order.key, order.job.route)
@@ -261,9 +262,9 @@ class Buyer:
         self.tell(Anomaly(what="outcome-unknown", detail=f"{order.key}: {cause}"))
         raise unknown(order, f"nobody can tell whether the gateway accepted the request: {cause}", cause)
 
-    async def _twin(self, order: Order, error: KlingError, attempts: int) -> Snapshot | None:
+    async def _twin(self, order: Order, error: KlingError) -> Snapshot | None:
         """A key that is refused as wrong when it is sent again may be refused as used: then its task exists."""
-        if attempts == 1 or not isinstance(error, InvalidRequestError):
+        if not isinstance(error, InvalidRequestError):
             return None
         return await self.memory.reconciler.look_up(order.key, order.job.route)
 

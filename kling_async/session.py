@@ -17,7 +17,7 @@ from kling_async._binding import Binding
 from kling_async._clock import Clock, SystemClock
 from kling_async._fault import ConfigurationError, InvalidRefError
 from kling_async._pacing import Polling, Retry, check_timeout, pace_for
-from kling_async._profile import Profile, base_url, on_loopback, origin_of, profile_named
+from kling_async._profile import Profile, address_from, on_loopback, origin_of, profile_named
 from kling_async._watch import Watch, snapshot_from
 from kling_async.admission import Admission, limits_from
 from kling_async.errors import SubmitOutcomeUnknown
@@ -93,7 +93,7 @@ class KlingSession(Verbs):
         clock: Clock | None = None,
     ) -> None:
         self._profile = profile_named(profile)
-        self._base = _address(base_url, self._profile, insecure=insecure)
+        self._base = address_from(base_url, os.environ.get("KLING_BASE_URL"), self._profile, insecure=insecure)
         self._origin = origin_of(self._base)
         self._polling, retry = polling or Polling(), retry or Retry()
         self._clock = clock or SystemClock()
@@ -189,7 +189,7 @@ class KlingSession(Verbs):
         try:
             receipt = await self._orders.submit(job, dedupe=dedupe, timeout=check_timeout(timeout))
         except SubmitOutcomeUnknown as error:
-            raise error.asking(self.reconcile)
+            raise error.asking(self.reconcile) from None
         return self._handle(self._follow(receipt))
 
     async def run(self, job: Job[R], *, timeout: float | None = None) -> R:
@@ -346,14 +346,3 @@ class KlingSession(Verbs):
     def _keep_orphan(self, receipt: Receipt) -> None:
         self._follow(receipt)
         self._orphans.append(receipt.ref)
-
-
-def _address(given: str | None, profile: Profile, *, insecure: bool) -> str:
-    text = given if given is not None else os.environ.get("KLING_BASE_URL")
-    if text is None:
-        msg = (
-            "no base URL: set KLING_BASE_URL or pass base_url=…, such as https://gateway.example; "
-            "to try without a gateway, run `kling emulator` in another terminal and use the URL and key that it prints"
-        )
-        raise ConfigurationError(msg)
-    return base_url(text, profile, insecure=insecure)

@@ -105,7 +105,10 @@ CREATE TABLE creation (
 ) WITHOUT ROWID;
 CREATE INDEX creation_open ON creation (account, origin, state) WHERE state IN ('prepared', 'sending', 'unknown', 'accepted');
 CREATE INDEX creation_task ON creation (account, task_id);
-CREATE TABLE event (seq INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL, from_state TEXT, to_state TEXT NOT NULL, note TEXT NOT NULL);
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL,
+    from_state TEXT, to_state TEXT NOT NULL, note TEXT NOT NULL
+);
 """
 
 

@@ -67,6 +67,7 @@ class Writer:
     _answered: int = field(default=0, init=False)
     _pid: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
+    _on_end: Callable[[], object] = field(default=lambda: None, init=False)
 
     @property
     def started(self) -> bool:
@@ -112,10 +113,12 @@ class Writer:
             self._closed = True
             return
         self._closed = True
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
         self._queue.put(None)
-        thread = self._thread
-        while thread.is_alive():  # joining must not block the loop, nor wait for a place in a thread pool
-            await asyncio.sleep(0.002)
+        await ended.wait()
+        self._thread.join()
 
     def _submit(self, item: _Item) -> None:
         if self._closed:
@@ -152,6 +155,8 @@ class Writer:
                 self._answered += 1
         if connection is not None:
             connection.close()
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            self._on_end()
 
     def _gather(self) -> tuple[list[_Item], bool]:
         first = self._queue.get()
