@@ -94,12 +94,14 @@ class Gate:
         return self._not_before if waits else math.inf
 
     def accepted(self, ticket: Ticket) -> None:
-        """Its task exists: the slots are held until `ended`."""
-        self._unsend(ticket, Place.HOLDING)
+        """Its task exists, though it may have been found only after `left`: the slots are held until `ended`."""
+        if ticket.place is Place.SENDING:
+            self._unsend(ticket, Place.HOLDING)
+        ticket.place = Place.HOLDING
         self._held += ticket.weight
         self._proven = max(self._proven, self._held)
         self._refusals, self._shut_since = 0, None
-        self._not_before = -math.inf
+        self._hurry()
         self._gap = self._gap / 2 if self._gap > _SHORTEST_GAP else 0.0
 
     def ended(self, ticket: Ticket) -> None:
@@ -108,8 +110,7 @@ class Gate:
             self._held -= ticket.weight
             ticket.place = Place.GONE
             self._refusals = 0
-            if not self._gap:
-                self._not_before = -math.inf
+            self._hurry()
 
     def left(self, ticket: Ticket) -> None:
         """It will not send (again): withdrawn, refused for good, or its outcome is unknown."""
@@ -118,6 +119,8 @@ class Gate:
             ticket.place = Place.GONE
         elif ticket.place is Place.SENDING:
             self._unsend(ticket, Place.GONE)
+        if not self._queue and not self._sending:
+            self._shut_since = None  # whoever comes an hour later has not waited yet
 
     def full(self, ticket: Ticket, now: float, *, roll: float, wish: float = 0.0) -> None:
         """Refused for want of a slot: back to its turn, and one probe at a time from now on."""
@@ -174,9 +177,13 @@ class Gate:
         self._sending -= ticket.weight
         ticket.place = place
 
+    def _hurry(self) -> None:
+        if not self._gap:
+            self._not_before = -math.inf
+
     def _back(self, ticket: Ticket) -> None:
         self._unsend(ticket, Place.QUEUED)
-        ahead = sum(1 for other in itertools.takewhile(lambda other: other.number < ticket.number, self._queue))
+        ahead = next((place for place, other in enumerate(self._queue) if other.number > ticket.number), len(self._queue))
         self._queue.insert(ahead, ticket)
 
     def _wait(self, now: float, wish: float, pause: float) -> None:

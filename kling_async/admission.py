@@ -22,6 +22,9 @@ _KINDS: Final = ("video", "image", "try_on")
 _SHUT: Final = 60.0
 """Seconds that a gate stays closed after the account or the key was refused; then one creation may try."""
 
+_TOO_FAST: Final = 1302
+"""The service's code for too many requests; some gateways write one word of their own over every 429 (`api.md` 8.3)."""
+
 
 def limits_from(given: int | Mapping[str, int] | None) -> dict[str, int | None]:
     """Slots per kind of task as the user gave them, one number for each kind or one per kind; `None` is to be learnt.
@@ -76,6 +79,8 @@ class Admission:
             if self.clock.now() < door.opens:
                 raise copy.copy(door.gate.closed)
             door.gate.closed = None
+        if ticket.place is Place.SENDING:
+            return  # its turn has come since it was refused
         future: asyncio.Future[KlingError | None] = asyncio.get_running_loop().create_future()
         door.waiting[ticket] = future
         if ticket.place is Place.OUTSIDE:
@@ -101,10 +106,10 @@ class Admission:
         going = True
         if isinstance(error, ConcurrencyLimitError):
             gate.full(ticket, now, roll=self.roll(), wish=wish)
-        elif error.code in {None, ""}:
-            going = gate.unexplained(ticket, now, roll=self.roll(), wish=wish)
-        else:
+        elif error.code == _TOO_FAST:
             gate.too_fast(ticket, now, roll=self.roll(), wish=wish)
+        else:
+            going = gate.unexplained(ticket, now, roll=self.roll(), wish=wish)
         self._pump(self._door(ticket))
         return going
 

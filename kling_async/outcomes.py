@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar
 
 from attrs import define, field, frozen
 
-from kling_async._fault import KlingError
+from kling_async._fault import ConfigurationError, KlingError
 from kling_async.jobs import Job
 from kling_async.tasks import TaskHandle
 
@@ -58,6 +58,9 @@ class Outcomes(Generic[R]):
     _room: asyncio.Semaphore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self._at_once, int) or isinstance(self._at_once, bool) or self._at_once < 1:
+            msg = f"in_flight: {self._at_once!r} is no number of jobs, from 1"
+            raise ConfigurationError(msg)
         self._room = asyncio.Semaphore(self._at_once)
 
     async def __aenter__(self) -> Self:
@@ -96,8 +99,12 @@ class Outcomes(Generic[R]):
 
     async def _feed(self) -> None:
         try:
-            async for job in _each(self._jobs):
+            jobs = aiter(_each(self._jobs))
+            while True:
                 await self._room.acquire()
+                job = await anext(jobs, None)
+                if job is None:
+                    break
                 task = asyncio.get_running_loop().create_task(self._one(job))
                 self._running.add(task)
                 task.add_done_callback(self._ended)

@@ -22,7 +22,7 @@ from kling_async._clock import Clock, Timer
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._watch import Seen, Watch
 from kling_async._wire import Refusal
-from kling_async.errors import TaskTimeoutError
+from kling_async.errors import NotFoundError, TaskTimeoutError
 from kling_async.models import Snapshot, TaskRef
 
 __all__ = ["Poller"]
@@ -133,6 +133,8 @@ class Poller:
             release()
             return
         entry = self._entries.setdefault(watch, _Entry(watch))
+        if entry.release is not None:
+            entry.release()  # a gateway has given this task out twice: it holds the slots of one
         entry.release = release
         self._plan(entry)
 
@@ -232,10 +234,10 @@ class Poller:
         entry = self._entries.get(watch)
         if entry is None:
             return
+        if entry.release is not None and (watch.done or isinstance(news.error, NotFoundError)):
+            entry.release()
+            entry.release = None
         if watch.done:
-            if entry.release is not None:
-                entry.release()
-                entry.release = None
             entry.wake(None, lambda _: True)
         elif news.error is not None:
             entry.wake(news.error, lambda _: True)

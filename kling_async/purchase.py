@@ -51,6 +51,8 @@ T = TypeVar("T")
 _KEY_BYTES: Final = 13
 _FOLLOW: Final = 0.25
 """Seconds between two looks at the journal for a creation that another session is at."""
+_ADDRESS_REFUSED: Final = 1304
+"""Creations from this machine's address are refused, one like the other."""
 _LATE_WRITES: Final = 10
 """How often an id that could not be recorded is tried to be."""
 
@@ -250,7 +252,7 @@ class Buyer:
                 return
 
     async def _rejected(self, order: Order, error: KlingError) -> KlingError:
-        if isinstance(error, AccountError | AuthenticationError):
+        if isinstance(error, AccountError | AuthenticationError) or (isinstance(error, ApiError) and error.code == _ADDRESS_REFUSED):
             self.admission.shut(order.ticket, error)
         await self._record(order, State.REJECTED, str(error))
         return error

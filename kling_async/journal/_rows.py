@@ -114,5 +114,6 @@ CREATE TABLE event (
 
 def creation_of(row: tuple[Any, ...]) -> Creation:
     """The value of a row selected by `COLUMNS`."""
-    facts = dict(zip(COLUMNS, row, strict=True))
-    return Creation(**{**facts, "state": State(facts["state"])})
+    facts: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+    facts["state"] = State(facts["state"])
+    return Creation(**facts)

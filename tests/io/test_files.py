@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ from kling_async import media
 from kling_async._auth import ApiKey
 from kling_async._clock import SystemClock
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TransportError
-from kling_async.files import _EXTENSIONS, Entry, Files
+from kling_async.files import _EXTENSIONS, Entry, Files, _Part
 from kling_async.models import Audio, Image, TaskRef, Video
 from kling_async.transport import Transport
 
@@ -92,6 +93,14 @@ def names(directory: Path) -> list[str]:
 def contents(directory: Path) -> list[tuple[str, bytes]]:
     """The files one level down, by name."""
     return [(path.name, path.read_bytes()) for path in directory.glob("*/*")]
+
+
+async def quiet(directory: Path) -> None:
+    """Let threads end that are still at work for a save that was given up."""
+    for _ in range(500):
+        if not any(path.suffix == ".part" for path in directory.rglob(".*")):
+            break
+        await anyio.to_thread.run_sync(time.sleep, 0.01)
 
 
 async def test_saving(host: FileHost, tmp_path: Path) -> None:
@@ -350,35 +359,43 @@ async def test_encodings_are_not_unpacked(host: FileHost, tmp_path: Path) -> Non
     assert path.read_bytes() == b"\x1f\x8bpacked"
 
 
-PRIVATE = ("127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "0.0.0.0", "localhost")
-ODD = ("2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0x7f000001")
+PRIVATE = ("127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "0.0.0.0")
+NAMES = ("localhost", "0x7f.1", "0x7f000001")
+ODD = ("2130706433", "127.1", "0177.0.0.1")
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "why"),
     [
-        "http://93.184.215.14/v.mp4",
-        *(f"https://{address}/v.mp4" for address in (*PRIVATE, *ODD)),
-        "https://me:pw@files.example/v.mp4",
-        "ftp://files.example/v.mp4",
-        "file:///etc/hostname",
-        "//files.example/v.mp4",
-        "https://",
-        "https://[/v.mp4",
-        "",
+        ("http://127.0.0.1/v.mp4", "must be https"),
+        *((f"https://{address}/v.mp4", "private network") for address in PRIVATE),
+        *((f"https://{name}/v.mp4", "dns") for name in NAMES),
+        *((f"https://{address}/v.mp4", "broken") for address in ODD),
+        ("https://me:pw@127.0.0.1/v.mp4", "credentials"),
+        ("ftp://127.0.0.1/v.mp4", "must be https"),
+        ("file:///etc/hostname", "must be https"),
+        ("//127.0.0.1/v.mp4", "must be https"),
+        ("https://", "must be https"),
+        ("https://[/v.mp4", "no address"),
+        ("", "must be https"),
     ],
 )
-async def test_links_that_are_not_followed(host: FileHost, tmp_path: Path, url: str) -> None:
-    """A link into a private network, in the clear or with credentials is refused, however it is written, and nobody is asked (P25)."""
+async def test_links_that_are_not_followed(tmp_path: Path, url: str, why: str) -> None:
+    """A link into a private network, in the clear or with credentials is refused, however it is written; nobody is connected to (P25)."""
+    connections: list[asyncio.StreamWriter] = []
+    listening = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
     transport = Transport(ApiKey("sk"), SystemClock())
-    port = host.url.rpartition(":")[2]
     try:
-        with pytest.raises(DownloadError) as refused:
+        with pytest.raises(DownloadError, match=why) as refused:
             await Files(transport).save([Video(id="1", url=url.replace("/v.mp4", f":{port}/v.mp4"))], tmp_path, ref=REF)
     finally:
         await transport.aclose()
+        listening.close()
+        for writer in connections:
+            writer.close()
     assert not isinstance(refused.value, ResultExpiredError)
-    assert host.requests == []
+    assert connections == []
     assert names(tmp_path) == []
 
 
@@ -443,12 +460,30 @@ async def test_cancelling_at_any_time(host: FileHost, tmp_path: Path) -> None:
         saving.cancel()
         await asyncio.wait([saving])
         finished += not saving.cancelled()
-    for _ in range(100):
-        if not any(name.startswith(".") for name, _ in contents(tmp_path)):
-            break
-        await anyio.to_thread.run_sync(time.sleep, 0.01)  # some thread is still at work for a save that was given up
+    await quiet(tmp_path)
     assert {(path, data == large) for path, data in contents(tmp_path)} == {("8800.mp4", True)}
     assert finished <= len(contents(tmp_path)) < len(names(tmp_path))
+
+
+async def test_a_thread_that_outlives_its_save_cleans_up(tmp_path: Path) -> None:
+    """What a thread still writes for a save that was given up is removed by that thread, when it is done."""
+    part = _Part(tmp_path / "8800", "u", REF)
+    begun, end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        part.temporary.write_bytes(b"half")
+        begun.set()
+        end.wait()
+
+    saving = asyncio.ensure_future(part._in_thread(write))
+    await anyio.to_thread.run_sync(begun.wait)
+    saving.cancel()
+    await asyncio.wait([saving])
+    part.discard()
+    assert names(tmp_path) == [part.temporary.name]
+    end.set()
+    await quiet(tmp_path)
+    assert names(tmp_path) == []
 
 
 async def test_closing_during_a_download(host: FileHost, tmp_path: Path) -> None:
