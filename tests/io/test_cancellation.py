@@ -1,0 +1,171 @@
+"""A caller leaves at every suspension point of its purchase, under every fault: nothing is bought twice, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
+
+import pytest
+from attrs import frozen
+
+from kling_async import Creation, Journal, JournalError, KlingError, KlingSession, Retry, Text2Video
+from kling_async.emulator import Emulator
+from kling_async.journal import State
+
+_SETTLED: Final = 1000.0
+"""Virtual seconds in which every request has its answer and every look-up is over."""
+_RUNS: Final = list[str]()
+
+
+@frozen
+class Fault:
+    """A fault of the emulator, by the order that makes it."""
+
+    name: str
+    accepted: bool | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    times: int = 1
+
+    def __str__(self) -> str:
+        words = (self.name, *(f"{value}" for _, value in self.options), "accepted" if self.accepted else "", f"x{self.times}")
+        return " ".join(word for word in words if word)
+
+
+def _both(name: str, **options: Any) -> list[Fault]:
+    return [Fault(name, accepted, tuple(options.items())) for accepted in (False, True)]
+
+
+FAULTS: Final = [
+    None,
+    *_both("drop"),
+    *_both("reset"),
+    *_both("hang", seconds=600),
+    *(fault for status in (303, 408, 409, 500, 502, 503, 504, 524) for fault in _both("status", status=status, body="html")),
+    *_both("status", status=500, body="json"),
+    *_both("html"),
+    *_both("empty"),
+    Fault("truncated"),
+    Fault("garbage_json"),
+    Fault("chunked"),
+    Fault("slow", options=(("seconds", 2), ("pieces", 3))),
+    *(Fault("code", False, (("code", code),)) for code in (1000, 1101, 1201, 1301, 1303)),
+    *(Fault("code", False, (("code", code),), 3) for code in (1302, 1303)),
+    *_both("code", code=5000),
+    *_both("code", code=5002, http=200),
+    Fault("status", False, (("status", 429), ("body", "empty")), 2),
+    Fault("status", False, (("status", 404), ("body", "html"))),
+    Fault("status", False, (("status", 307), ("body", "empty"))),
+]
+
+
+@types.coroutine
+def _stepped(work: Coroutine[Any, Any, Any], on_step: Callable[[], object]) -> Generator[Any, Any, Any]:
+    """Drive `work`, and call `on_step` at each of its suspension points, just before it takes effect."""
+    value, raised = None, None
+    while True:
+        try:
+            waited_for = work.send(value) if raised is None else work.throw(raised)
+        except StopIteration as end:
+            return end.value
+        on_step()
+        value, raised = None, None
+        try:
+            value = yield waited_for
+        except BaseException as error:  # noqa: BLE001  handed on to whom it is meant for
+            raised = error
+
+
+class Saboteur:
+    """Cancels a caller when the owner of its purchase is at suspension point number `at`."""
+
+    def __init__(self, at: int, *, twice: bool) -> None:
+        self.at = at
+        self.twice = twice
+        self.steps = 0
+        self.caller: asyncio.Task[Any] | None = None
+
+    def step(self) -> None:
+        """The owner is about to wait."""
+        self.steps += 1
+        if self.caller is not None and (self.steps == self.at or (self.twice and self.steps == self.at + 1)):
+            self.caller.cancel()
+
+    def task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        """A task factory that gives owners their steps."""
+        if getattr(work, "__qualname__", "") == "Orders._own":
+            inner = work
+
+            async def owner() -> Any:
+                return await _stepped(inner, self.step)
+
+            work = owner()
+        return asyncio.Task(work, loop=loop, **options)
+
+
+async def _row(journal: Journal, key: str) -> Creation | None:
+    """What the journal knows of the key: nothing, when the caller left before it was asked to."""
+    try:
+        return await journal.get(key)
+    except JournalError:
+        return None
+
+
+async def _leave_at(emulator: Emulator, fault: Fault | None, at: int, *, profile: str, twice: bool) -> bool:
+    """One run; gives whether the owner got as far as point `at`."""
+    key = f"k.{len(_RUNS)}"
+    emulator.clear_faults()
+    if fault is not None:
+        emulator.fault(fault.name, method="POST", accepted=fault.accepted, times=fault.times, **dict(fault.options))
+    loop = asyncio.get_running_loop()
+    saboteur = Saboteur(at, twice=twice)
+    async with Journal() as journal:
+        session = KlingSession(emulator.api_key, base_url=emulator.url, profile=profile, journal=journal, retry=Retry(probe=1.0))
+        async with session as kling:
+            loop.set_task_factory(saboteur.task)
+            try:
+                saboteur.caller = asyncio.ensure_future(kling.submit(Text2Video(prompt="a fox", external_task_id=key), timeout=900.0))
+                outcome = (await asyncio.gather(saboteur.caller, return_exceptions=True))[0]
+                left = len(emulator.log.posts_for(key))
+                await asyncio.sleep(_SETTLED)
+            finally:
+                loop.set_task_factory(None)
+            posts, tasks = emulator.log.posts_for(key), [task for task in emulator.log.tasks if task.external_task_id == key]
+            row = await _row(journal, key)
+            orphans = {ref.task_id for ref in kling.orphans()}
+    where = f"{profile}, {fault}, point {at}: {outcome!r}, {row}"
+    refused = [post for post in posts if post.fault in {"code", "status"} and not any(task.id == post.task_id for task in tasks)]
+    assert len(posts) <= 1 + len(refused), where
+    assert len(tasks) <= 1, where
+    for task in tasks:
+        assert row is not None, where
+        assert row.task_id == task.id or row.state in {State.UNKNOWN, State.SENDING}, where
+        if isinstance(outcome, asyncio.CancelledError) and row.task_id:
+            assert orphans == {task.id}, where
+    if isinstance(outcome, asyncio.CancelledError):
+        assert len(posts) <= left + 1, where  # the one that may have been on its way
+    else:
+        assert not isinstance(outcome, BaseException) or isinstance(outcome, KlingError), where
+    _RUNS.append(where)
+    return saboteur.steps >= at
+
+
+@pytest.mark.usefixtures("nothing_is_left")
+@pytest.mark.row("W1", "W4", "C9", "C10", "S1")
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("profile", ["gateway", "official"])
+async def test_leaving_at_every_suspension_point(profile: str, fault: Fault | None) -> None:
+    """At most one send that could be accepted per key, and every accepted id is known or its key is listed (P1 to P3)."""
+    async with Emulator(profile=profile, slots={"video": 1000}) as emulator:
+        at = 1
+        while await _leave_at(emulator, fault, at, profile=profile, twice=at % 3 == 0):
+            at += 1
+        assert at > 3
+
+
+def test_that_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    """The combinations add up to what was promised."""
+    with capsys.disabled():
+        print(f"\n{len(_RUNS)} combinations of fault, profile and suspension point")
+    assert len(_RUNS) >= 500
