@@ -35,12 +35,15 @@ from kling_async import KlingSession
 async def main():
     async with KlingSession() as kling:
         fox = await kling.text2video(
-            prompt="{_FOX}", duration=5, aspect_ratio="16:9")
+            prompt="{_FOX}",
+            model_name="kling-v2-6", duration=5)
         image = await kling.generate_image(
-            prompt="{_HOUSE}", aspect_ratio="16:9")
+            prompt="{_HOUSE}",
+            model_name="kling-v2-1", aspect_ratio="16:9")
         picture, = await image.save("out")
         clip = await kling.image2video(
-            prompt="{_MOTION}", image=picture, duration=5)
+            prompt="{_MOTION}",
+            model_name="kling-v2-6", image=picture)
         print(*await fox.save("out"), picture, *await clip.save("out"))
 
 asyncio.run(main())"""
@@ -81,16 +84,16 @@ async def demonstrate(desk: Desk, directory: str, *, keep: bool) -> Exit:
 
 async def _fox(board: Board, kling: KlingSession, directory: str) -> tuple[Path, ...]:
     row = board.row("text2video", "submitting")
-    handle = await kling.text2video(prompt=_FOX, duration=5, aspect_ratio="16:9")
+    handle = await kling.text2video(prompt=_FOX, model_name="kling-v2-6", duration=5)
     return await save(board, row, handle, directory)
 
 
 async def _lighthouse(board: Board, kling: KlingSession, directory: str) -> tuple[Path, ...]:
     row = board.row("generate_image", "submitting")
-    image = await kling.generate_image(prompt=_HOUSE, aspect_ratio="16:9")
+    image = await kling.generate_image(prompt=_HOUSE, model_name="kling-v2-1", aspect_ratio="16:9")
     (picture,) = await save(board, row, image, directory)
     row = board.row("image2video", "submitting")
-    clip = await kling.image2video(prompt=_MOTION, image=picture, duration=5)
+    clip = await kling.image2video(prompt=_MOTION, model_name="kling-v2-6", image=picture)
     return (picture, *await save(board, row, clip, directory))
 
 

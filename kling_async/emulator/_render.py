@@ -60,6 +60,7 @@ def _encode_clip(card: Card, scene: Scene) -> bytes:
         video.pix_fmt = "yuv420p"
         video.codec_context.colorspace = video.codec_context.color_primaries = video.codec_context.color_trc = _BT709_CODE
         video.codec_context.color_range = _STUDIO_RANGE_CODE
+        video.codec_context.sample_aspect_ratio = Fraction(1, 1)
         video.codec_context.thread_count = 1  # one thread renders, also inside x264; and its output never varies
         audio = container.add_stream("aac", rate=_SAMPLES_PER_SECOND, layout="mono", bit_rate=_BITS_OF_SOUND) if scene.sound else None
 
