@@ -89,6 +89,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Run the tests of the fault matrix, and print each row: passed, failed, or without a test yet."""
+    session.install("-e", ".[cli,emulator]", *group("test"))
+    session.run("pytest", "-m", "row", "--matrix", *session.posargs)
+
+
 @nox.session(python=OTHERS)
 def pythons(session: nox.Session) -> None:
     """Run every test on each other supported Python that is found."""

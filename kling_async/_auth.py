@@ -25,6 +25,7 @@ that is sent has less than 25 of its 30 minutes left."""
 
 def _clean(instance: object, attribute: Attribute[str], text: object) -> None:
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
+        del text  # a traceback that shows locals must not show it
         msg = f"{type(instance).__name__}.{attribute.name} must be non-empty printable ASCII without spaces; look for a stray newline"
         raise ConfigurationError(msg)
 

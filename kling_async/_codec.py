@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -29,6 +30,7 @@ _MOST_ENTRIES: Final = 1000
 _LARGEST_ID: Final = 10**40
 """Numbers from here on are no ids, which have 18 digits."""
 _INDEX_DIGITS: Final = 9
+_SIGNED: Final = re.compile(r"https?://[^?\s]*\?", re.IGNORECASE)
 
 _Body = dict[str, Any]
 
@@ -76,13 +78,28 @@ def to_json(body: _Body) -> bytes:
 
 
 def to_canonical_json(body: _Body) -> str:
-    """The request as a text by which two can be told apart: media by their digest, without the key it goes under.
+    """The request as a text by which two can be told apart: media and the queries of links by their digest, without its key.
 
     Raises:
         InvalidJobError: as `to_json`.
     """
     named = {name: value for name, value in body.items() if name != "external_task_id"}
-    return json.dumps(_embedded(named, "", _digest), allow_nan=False, sort_keys=True, separators=(",", ":"))
+    unsigned = {name: _unsigned(value) for name, value in _embedded(named, "", _digest).items()}
+    return json.dumps(unsigned, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _unsigned(value: Any) -> Any:
+    # What follows the question mark may be a signature or a token, and this text is written to disk.
+    match value:
+        case dict():
+            return {name: _unsigned(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_unsigned(item) for item in value]
+        case str() if _SIGNED.match(value):
+            link, _, secret = value.partition("?")
+            return f"{link}?sha256:{hashlib.sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        case _:
+            return value
 
 
 def _digest(media: Blob | File) -> str:

@@ -96,7 +96,7 @@ class Gate:
     def accepted(self, ticket: Ticket) -> None:
         """Its task exists, though it may have been found only after `left`: the slots are held until `ended`."""
         if ticket.place is Place.SENDING:
-            self._unsend(ticket, Place.HOLDING)
+            self._sending -= ticket.weight
         ticket.place = Place.HOLDING
         self._held += ticket.weight
         self._proven = max(self._proven, self._held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from attrs import Attribute, field, frozen
 
@@ -51,6 +51,16 @@ class Polling:
     error_budget: float = field(default=600.0, validator=_duration)
     """How long looks may fail without a good one between before the wait ends."""
 
+    @classmethod
+    def fixed(cls, seconds: float) -> Self:
+        """Look every so many seconds, from the first time on and without jitter."""
+        return cls(first=seconds, interval=seconds, max_interval=seconds, jitter=0.0)
+
+    @classmethod
+    def patient(cls) -> Self:
+        """Wait for as long as it takes: no bound in time, and a day of failing looks."""
+        return cls(timeout=None, error_budget=86400.0)
+
 
 @frozen(kw_only=True)
 class Retry:
@@ -66,6 +76,16 @@ class Retry:
     """The first pause in seconds after the service said that it has no free slot or is asked too fast."""
     reconcile_window: float = field(default=120.0, validator=_duration)
     """Seconds in which an unknown outcome is looked up, where the profile can."""
+
+    @classmethod
+    def never(cls) -> Self:
+        """Send once; only a full service is asked again, when its turn comes."""
+        return cls(attempts=1)
+
+    @classmethod
+    def patient(cls) -> Self:
+        """Sit out an outage of some minutes before a request has left."""
+        return cls(attempts=20, cap=60.0)
 
 
 @frozen(kw_only=True)

@@ -22,7 +22,7 @@ from kling_async.errors import (
 )
 from kling_async.models import Snapshot
 
-__all__ = ["Accepted", "Failure", "Move", "Rejected", "Unknown", "Verdict", "judge"]
+__all__ = ["MISTIMED", "Accepted", "Failure", "Move", "Rejected", "Unknown", "Verdict", "judge"]
 
 
 class Move(Enum):
@@ -82,6 +82,9 @@ class Unknown:
 
 
 Verdict = Accepted | Rejected | Unknown
+
+MISTIMED: Final = {1003, 1004}
+"""Codes that refuse a signed token for its time only."""
 
 _BY_CODE: Final[dict[int | str, Move | None]] = {
     # None is: cannot be told, so unknown.

@@ -174,15 +174,15 @@ def callback_snapshot(body: bytes) -> Snapshot:
     Raises:
         CallbackError: it tells of none.
     """
+    problem = "the body is an error or is empty, not a task"
     try:
         seen = decipher(Reply(status=200, headers={}, body=body), wall=0.0)
+        if isinstance(seen, Snapshot):
+            return seen
     except ProtocolError as error:
-        msg = f"not a callback: {error}"
-        raise CallbackError(msg) from None
-    if not isinstance(seen, Snapshot):
-        msg = "not a callback: the body is an error or is empty, not a task"
-        raise CallbackError(msg)
-    return seen
+        problem = str(error)
+    del body  # it may hold signed links, and some tracebacks show locals
+    raise CallbackError(f"not a callback: {problem}")
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
@@ -190,12 +190,18 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     text = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(text):
         return float(text)
+    wish, theirs = _moment(text), _moment(headers.get("date", ""))
+    # By the server's clock where it tells it: this machine's may be a day off.
+    return None if wish is None else max(0.0, wish - (wall if theirs is None else theirs))
+
+
+def _moment(text: str) -> float | None:
     try:
         date = parsedate_to_datetime(text)
+        # Without a zone it would be read in this machine's.
+        return date.timestamp() if date.tzinfo else None
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    # Without a zone it would be read in this machine's.
-    return max(0.0, date.timestamp() - wall) if date.tzinfo else None
 
 
 def _document(body: bytes) -> object:

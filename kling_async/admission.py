@@ -68,8 +68,10 @@ class Admission:
         """A claim to the slots that the job takes."""
         return Ticket(kind=job.kind, weight=job.slots)
 
-    async def turn(self, ticket: Ticket) -> None:
+    async def turn(self, ticket: Ticket, *, on_wait: Callable[[], object] = lambda: None) -> None:
         """Wait until the request may be sent. Afterwards the ticket must be told what became of it.
+
+        `on_wait` is called when that is not at once.
 
         Raises:
             KlingError: the account or the key was refused meanwhile; this is that refusal.
@@ -88,6 +90,7 @@ class Admission:
         self._pump(door)
         if not future.done():
             self.on_queue()
+            on_wait()
         try:
             error = await future
         finally:

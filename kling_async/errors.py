@@ -173,9 +173,9 @@ class SubmitOutcomeUnknown(KlingError):  # noqa: N818  the public name: it is no
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without the session, which does not travel."""
+        """Without the session, which does not travel, and without the secrets of the job: tokens and signatures in its links, `extra`."""
         rebuild, (cls, message, facts) = super().__reduce__()[:2]
-        return rebuild, (cls, message, {**facts, "_ask": None})
+        return rebuild, (cls, message, {**facts, "_ask": None, "job": self.job and self.job.unsigned()})
 
 
 class TaskError(KlingError):

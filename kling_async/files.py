@@ -184,7 +184,10 @@ class Files:
             self._save(_Part(stem, entry.url, ref), number, renewal, overwrite=overwrite)
             for number, (stem, entry) in enumerate(zip(stems, chosen, strict=True))
         )
-        saved = await asyncio.gather(*saving, return_exceptions=True)
+        try:
+            saved = await asyncio.gather(*saving, return_exceptions=True)
+        except asyncio.CancelledError as cancelled:
+            raise cancelled.with_traceback(None) from None  # as below: a timeout around this call keeps it as its cause
         for outcome in saved:
             if isinstance(outcome, KlingError):
                 raise outcome.with_traceback(None)  # the frames in between hold signed links

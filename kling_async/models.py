@@ -124,7 +124,8 @@ class TaskRef:
         """
         parts = text.strip().split(",")
         if parts[0] != _PREFIX or len(parts) != len(_PARTS):
-            msg = f"not a task reference: expected `{_PREFIX},` and {len(_PARTS) - 1} parts joined by commas, got {text[:80]!r}"
+            start = text.partition("?")[0][:80]  # a signed link was taken for one
+            msg = f"not a task reference: expected `{_PREFIX},` and {len(_PARTS) - 1} parts joined by commas, got {start!r}"
             raise InvalidRefError(msg)
         try:
             origin, action, action2, task_id, external, created = (unquote(part, errors="strict") for part in parts[1:])

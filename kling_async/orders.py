@@ -96,7 +96,7 @@ class Orders:
             raise
         except KlingError as error:
             outcome = error.with_traceback(None)  # the frames in between hold the whole request
-            self.admission.left(order.ticket)
+            self.buyer.withdraw(order, str(error))
         if not order.settled.done():
             order.settled.set_result(outcome)
         elif isinstance(outcome, Receipt):
@@ -121,6 +121,7 @@ class Orders:
     def _account_for(self, order: Order, owner: asyncio.Task[None]) -> None:
         # An owner ends without an outcome only when it was cancelled, as the session or the loop closes, or has a defect.
         del self._owners[order]
+        self.buyer.memory.at_work.discard(order.claim)
         defect = None if owner.cancelled() else owner.exception()
         if defect is not None:
             _log.error("creation %s broke", order.key, exc_info=defect)

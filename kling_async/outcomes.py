@@ -58,10 +58,7 @@ class Outcomes(Generic[R]):
     _room: asyncio.Semaphore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self._at_once, int) or isinstance(self._at_once, bool) or self._at_once < 1:
-            msg = f"in_flight: {self._at_once!r} is no number of jobs, from 1"
-            raise ConfigurationError(msg)
-        self._room = asyncio.Semaphore(self._at_once)
+        self._room = _room_for(self._at_once)
 
     async def __aenter__(self) -> Self:
         """Begin to take jobs."""
@@ -99,15 +96,13 @@ class Outcomes(Generic[R]):
 
     async def _feed(self) -> None:
         try:
-            jobs = aiter(_each(self._jobs))
-            while True:
-                await self._room.acquire()
-                job = await anext(jobs, None)
-                if job is None:
-                    break
-                task = asyncio.get_running_loop().create_task(self._one(job))
+            jobs = _each(self._jobs)
+            while await self._room.acquire():  # first: a job that was taken and has no room would be lost on leaving
+                task = asyncio.get_running_loop().create_task(self._one(await anext(jobs)))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
+        except StopAsyncIteration:
+            pass
         except Exception as error:  # noqa: BLE001  whatever the user's iterable raises: it is given on, after what was begun before
             self._broken = error
         if self._running:
@@ -129,6 +124,13 @@ class Outcomes(Generic[R]):
         self._room.release()
         if not task.cancelled() and (defect := task.exception()) is not None:
             self._broken = defect
+
+
+def _room_for(jobs: object) -> asyncio.Semaphore:
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        msg = f"in_flight: {jobs!r} is no number of jobs, from 1"
+        raise ConfigurationError(msg)
+    return asyncio.Semaphore(jobs)
 
 
 async def _each(jobs: Iterable[Job[R]] | AsyncIterable[Job[R]]) -> AsyncIterator[Job[R]]:

@@ -88,6 +88,8 @@ class Order:
     """Whether the caller has gone; no further request starts then."""
     refusal: KlingError | None = None
     """Why the last request was not accepted."""
+    claim: str = ""
+    """What marks a creation in the journal as this order's, and no other's under the same key."""
 
 
 @define(eq=False, kw_only=True)
@@ -110,6 +112,8 @@ class Buyer:
         Raises:
             KlingError: as `KlingSession.submit` says.
         """
+        order.claim = f"{self.memory.owner.id}.{secrets.token_hex(4)}"
+        self.memory.at_work.add(order.claim)
         body = encode(order.job, external_task_id=order.key)
         media = has_local_media(body)
         asked = await _worked_out(to_canonical_json, body, in_thread=media)
@@ -122,7 +126,7 @@ class Buyer:
             action2=order.job.route.action2,
             request=asked,
             digest=hashlib.sha256(asked.encode()).hexdigest(),
-            owner=self.memory.owner.id,
+            owner=order.claim,
             created_at=self.clock.wall(),
         )
         await self.memory.open()
@@ -139,7 +143,7 @@ class Buyer:
         """The order's owner ends. Nothing is awaited: a second cancel would end that half done."""
         self.admission.left(order.ticket)
         with contextlib.suppress(JournalError):
-            self.memory.journal.note(order.key, State.UNKNOWN if order.sent else State.WITHDRAWN, note)
+            self.memory.journal.withdraw(order.key, order.claim, State.UNKNOWN if order.sent else State.WITHDRAWN, note)
 
     async def _follow(self, order: Order, row: Creation) -> Receipt | None:
         """What a creation that was asked for before came to; `None` when it is now this order's to send."""
@@ -150,20 +154,21 @@ class Buyer:
                 case State.UNKNOWN:
                     order.sent = True  # by somebody, at some time
                     return await self._reconcile(order, row.note or "unknown")
-                case State.PREPARED | State.SENDING if row.owner == self.memory.owner.id or self.memory.journal.is_alive(row.owner):
+                case State.PREPARED | State.SENDING if self.memory.is_at_work(row.owner):
                     await self.clock.sleep(_FOLLOW)
                 case State.SENDING:
                     await self.memory.journal.move(row.key, State.UNKNOWN, "its session died")
                 case _:
-                    if await self.memory.journal.claim(row, self.memory.owner.id):
+                    if await self.memory.journal.claim(row, order.claim):
                         return None
             row = await self.memory.journal.get(row.key)
 
     async def _send(self, order: Order, request: Request) -> Receipt:
         sends, failures, once = 0, 0, set[Move]()
-        await self.admission.turn(order.ticket)
+        waiting = Waiting(why="slot", external_task_id=order.key)
+        await self.admission.turn(order.ticket, on_wait=lambda: self.tell(waiting))
         while True:
-            if not await self.memory.journal.send(order.key, self.memory.owner.id):
+            if not await self.memory.journal.send(order.key, order.claim):
                 msg = f"another session has taken creation {order.key} over; nothing was sent"
                 raise JournalError(msg)
             sends += 1

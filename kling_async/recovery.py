@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from attrs import define
+from attrs import define, field
 
 from kling_async.errors import JournalError
 from kling_async.jobs import Route
@@ -29,6 +29,12 @@ class Memory:
     origin: str
     reconciler: Reconciler
     tell: Callable[[Record], None]
+    at_work: set[str] = field(factory=set, init=False)
+    """The claims of this session's orders that have not ended."""
+
+    def is_at_work(self, claim: str) -> bool:
+        """Whether somebody is at the creation that holds this claim."""
+        return claim in self.at_work if claim.startswith(f"{self.owner.id}.") else self.journal.is_alive(claim.partition(".")[0])
 
     async def open(self) -> None:
         """Open the journal and make this session's claim in it.
@@ -57,12 +63,18 @@ class Memory:
 
     async def find(self, key: str) -> TaskRef | None:
         """The task that was created under that key, asking for it when that is unknown."""
-        return await self._settled(await self.journal.get(key))
+        await self.open()
+        return await self._taken_over(await self.journal.get(key))
 
     async def adopt(self, key: str, task_id: str) -> TaskRef:
         """Take a user's word for it."""
+        ref = _ref(await self.journal.get(key), task_id)
         await self.journal.accept(key, task_id)
-        return _ref(await self.journal.get(key), task_id)
+        known = (await self.journal.get(key)).task_id
+        if known != task_id:
+            msg = f"creation {key} is task {known} already, not {task_id}"
+            raise JournalError(msg)
+        return ref
 
     async def finish(self, ref: TaskRef, snapshot: Snapshot, note: str) -> None:
         """Record that a task is final; trouble with that is told, and hurts nobody's wait."""
@@ -75,7 +87,7 @@ class Memory:
             self.tell(Anomaly(what="journal", detail=str(error), ref=ref))
 
     async def _taken_over(self, row: Creation) -> TaskRef | None:
-        if row.owner != self.owner.id and not self.journal.is_alive(row.owner):
+        if not self.is_at_work(row.owner):
             if row.state is State.PREPARED:
                 await self.journal.move(row.key, State.WITHDRAWN, "its session died before anything was sent")
             elif row.state is State.SENDING:

@@ -68,7 +68,7 @@ class KlingSession(Verbs):
             use connections of their own.
         observers: called with a frozen record of every exchange, change, wait and anomaly, in place of the
             log records that are written otherwise.
-        trust_env: whether proxies and netrc are taken from the environment.
+        trust_env: whether proxies, netrc and certificates (`SSL_CERT_FILE`) are taken from the environment.
         insecure: whether plain http to other hosts than loopback is allowed.
         clock: where time comes from; for tests.
 
@@ -92,22 +92,22 @@ class KlingSession(Verbs):
         insecure: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        self._profile = profile_named(profile)
-        self._base = address_from(base_url, os.environ.get("KLING_BASE_URL"), self._profile, insecure=insecure)
-        self._origin = origin_of(self._base)
+        self._base, self._binding = "", Binding()
+        try:
+            self._profile = profile_named(profile)
+            self._base = address_from(base_url, os.environ.get("KLING_BASE_URL"), self._profile, insecure=insecure)
+            credentials = credentials_from(api_key, os.environ.get("KLING_API_KEY"))
+        except ConfigurationError as error:
+            raise error.with_traceback(None) from None
+        finally:
+            del api_key, base_url  # some tracebacks show locals, whatever fails below
+        self._origin, self._clock = origin_of(self._base), clock or SystemClock()
         self._polling, retry = polling or Polling(), retry or Retry()
-        self._clock = clock or SystemClock()
-        credentials = credentials_from(api_key, os.environ.get("KLING_API_KEY"))
         self._journal = journal if isinstance(journal, Journal) else Journal(journal)
         self._closes_journal = not isinstance(journal, Journal)
         self._audience = Audience(observers)
-        self._binding = Binding()
         self._transport = Transport(
-            credentials=credentials,
-            clock=self._clock,
-            injected=http,
-            trust_env=trust_env,
-            public_only=not on_loopback(self._base),
+            credentials=credentials, clock=self._clock, injected=http, trust_env=trust_env, public_only=not on_loopback(self._base)
         )
         self._admission = Admission(self._clock, random.random, limits_from(in_flight), retry.probe)
         self._reader = Reader(self._transport, self._base, self._clock, self._audience.tell, self._binding.check)
@@ -115,8 +115,8 @@ class KlingSession(Verbs):
         self._poller = Poller(self._reader.look, self._clock, random.random, self._binding.check, wanted, self._on_news)
         self._admission.on_queue = self._poller.look_after_slots
         reconciler = Reconciler(self._transport.read, self._profile, self._base, retry, self._clock)
-        account = fingerprint(credentials)
-        self._memory = Memory(self._journal, self._journal.owner(), account, self._origin, reconciler, self._audience.tell)
+        owner, account = self._journal.owner(), fingerprint(credentials)
+        self._memory = Memory(self._journal, owner, account, self._origin, reconciler, self._audience.tell)
         buyer = Buyer(
             transport=self._transport,
             profile=self._profile,
@@ -160,10 +160,11 @@ class KlingSession(Verbs):
                 await self._orders.settle(_GRACE)
             finally:
                 self._admission.close()
+                # Before the journal: what is still under way ends with its connection, and that is recorded.
+                await self._transport.aclose()
                 if self._closes_journal:
                     await self._journal.aclose()
                 self._memory.owner.release()
-                await self._transport.aclose()
 
     async def submit(self, job: Job[R], *, timeout: float | None = None, dedupe: str | None = None) -> TaskHandle[R]:
         """Buy the job's task: when this returns, the service has accepted, and it costs money.

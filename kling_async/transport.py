@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import ipaddress
+import os
 import platform
 import socket
+import ssl
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
@@ -35,6 +39,9 @@ CREATION_TIMEOUT: Final = 60.0
 """Seconds a paid request waits for its reply; not the caller's bound, which never ends a request in flight."""
 UPLOAD_RATE: Final = 64 * 1024
 """Bytes per second that an upload is given time for, on top of `CREATION_TIMEOUT`."""
+LAST_LOOK: Final = 0.05
+"""Seconds before the end of a paid request's time in which the loop must have had a turn: an answer that came while
+it was held up, or the process stopped, is looked at before time runs out (`reliability.md` D3)."""
 STALL_TIMEOUT: Final = 60.0
 """Seconds a download may bring nothing."""
 MAX_BODY: Final = 4 * 1024 * 1024
@@ -82,7 +89,7 @@ class _PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
-def _failure(error: Exception, *, sent: bool) -> Failure:
+def _failure(error: Exception, *, sent: bool) -> Failure:  # noqa: C901  a table
     """The failure table of `reliability.md` 2.2. The exception itself is dropped: its text holds headers."""
     match error:
         case TimeoutError():
@@ -95,6 +102,8 @@ def _failure(error: Exception, *, sent: bool) -> Failure:
             return Failure(cause="dns", sent=sent)
         case aiohttp.ClientConnectorError():
             return Failure(cause="connect", sent=sent)
+        case aiohttp.ClientHttpProxyError():  # to a CONNECT; one that wants a password will go on wanting it
+            return Failure(cause="proxy", sent=sent, final=not sent and error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
         case aiohttp.ServerDisconnectedError():
             return Failure(cause="disconnected", sent=sent)
         case aiohttp.ClientResponseError():
@@ -134,7 +143,7 @@ class Transport:
             msg = "the aiohttp session given as http=… is closed: close it after the KlingSession that reads with it"
             raise ConfigurationError(msg)
         if self._reads is None:
-            self._reads = self.injected or self._session(aiohttp.TCPConnector(limit=SOCKETS + 10))
+            self._reads = self.injected or self._session(aiohttp.TCPConnector(limit=SOCKETS + 10, ssl=_trusted(self.trust_env)))
         return await self._exchange(self._reads, request, bound=READ_TIMEOUT, on_sent=None)
 
     async def pay(self, request: Request, *, on_sent: Callable[[], None]) -> Reply:
@@ -146,19 +155,21 @@ class Transport:
         if self._paid is None:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_headers_sent)
-            self._paid = self._session(aiohttp.TCPConnector(force_close=True, limit=0), trace_configs=[trace])
+            self._paid = self._session(aiohttp.TCPConnector(force_close=True, limit=0, ssl=_trusted(self.trust_env)), trace_configs=[trace])
         bound = CREATION_TIMEOUT + len(request.body or b"") / UPLOAD_RATE
         return await self._exchange(self._paid, request, bound=bound, on_sent=on_sent)
 
-    def correct_clock(self, reply: Reply) -> None:
-        """Sign from now on by the server's clock, as told by its `Date` header."""
+    def correct_clock(self, reply: Reply) -> bool:
+        """Sign from now on by the server's clock, as told by its `Date` header; false when nothing is signed, or it does not tell."""
         try:
             date = parsedate_to_datetime(reply.headers.get("date", ""))
             theirs = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, IndexError, OverflowError):
-            return
-        if isinstance(self.credentials, KeyPair):
-            self._skew = theirs - self.clock.wall()
+            return False
+        if not isinstance(self.credentials, KeyPair):
+            return False
+        self._skew = theirs - self.clock.wall()
+        return True
 
     async def download(self, url: str, sink: Sink) -> None:
         """Pour what a result link holds into `sink`, without key, cookies or redirects.
@@ -167,7 +178,8 @@ class Transport:
             FailedExchange: it cannot be opened, broke off, or brought nothing for a minute.
         """
         if self._files is None:
-            connector = aiohttp.TCPConnector(limit=16, resolver=_PublicResolver() if self.public_only else None)
+            resolver = _PublicResolver() if self.public_only else None
+            connector = aiohttp.TCPConnector(limit=16, resolver=resolver, ssl=_trusted(self.trust_env))
             self._files = self._session(connector, auto_decompress=False, read_bufsize=_DOWNLOAD_BUFFER)
         loop = asyncio.get_running_loop()
         failure: Failure
@@ -213,7 +225,7 @@ class Transport:
         }
 
     async def _exchange(self, session: ClientSession, request: Request, *, bound: float, on_sent: Callable[[], None] | None) -> Reply:
-        context = SimpleNamespace(sent=False, hook=on_sent, scope=None, bound=bound)
+        context = SimpleNamespace(sent=False, hook=on_sent, scope=None, bound=bound, timer=None)
         failure: Failure
         try:
             async with asyncio.timeout(bound if on_sent is None else CONNECT_TIMEOUT) as context.scope:
@@ -236,14 +248,33 @@ class Transport:
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
             # A RuntimeError is what uvloop raises for writing to a closed connection.
             failure = _failure(error, sent=context.sent)
+        finally:
+            if context.timer is not None:
+                context.timer.cancel()
         # Raised out here, so that the original, whose text holds the key, is not kept as the context.
         raise FailedExchange(failure)
+
+
+def _trusted(trust_env: bool) -> ssl.SSLContext | bool:  # noqa: FBT001  a setting handed on
+    # OpenSSL asks the environment whom to trust; where only the environment knows any certificates, it is believed.
+    system = ssl.get_default_verify_paths()
+    file = system.openssl_cafile if Path(system.openssl_cafile).is_file() else None
+    directory = system.openssl_capath if Path(system.openssl_capath).is_dir() else None
+    if trust_env or {"SSL_CERT_FILE", "SSL_CERT_DIR"}.isdisjoint(os.environ) or not (file or directory):
+        return True
+    try:
+        return ssl.create_default_context(cafile=file, capath=directory)
+    except OSError:  # such as no file descriptor left
+        failure = Failure(cause="connect", sent=False)
+    raise FailedExchange(failure)
 
 
 async def _headers_sent(_session: ClientSession, names: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams) -> None:
     context = names.trace_request_ctx
     context.sent = True
-    context.scope.reschedule(asyncio.get_running_loop().time() + context.bound)
+    loop = asyncio.get_running_loop()
+    context.scope.reschedule(None)
+    context.timer = loop.call_at(loop.time() + context.bound - LAST_LOOK, lambda: context.scope.reschedule(loop.time() + LAST_LOOK))
     context.hook()
 
 

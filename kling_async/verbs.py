@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from kling_async.errors import InvalidJobError
 from kling_async.jobs import GenerateImage, Image2Video, Job, LipSync, Text2Video, VideoExtend, VirtualTryOn
 from kling_async.tasks import TaskHandle
 
@@ -19,7 +20,13 @@ def _verb(job_class: Callable[P, Job[R]]) -> Callable[Concatenate[Verbs, P], Cor
     """The method that makes a job of this class and submits it, with the signature of the class."""
 
     async def verb(self: Verbs, /, *args: P.args, **fields: P.kwargs) -> TaskHandle[R]:
-        return await self.submit(job_class(*args, **fields))
+        try:
+            job = job_class(*args, **fields)
+        except InvalidJobError as error:
+            raise error.with_traceback(None) from None
+        finally:
+            del args, fields  # they show in tracebacks what the repr of a job does not
+        return await self.submit(job)
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.signature(job_class).replace(return_annotation=TaskHandle)

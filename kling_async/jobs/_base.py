@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
-from attrs import Attribute, field, fields, frozen
+from attrs import Attribute, evolve, field, fields, frozen
 
 from kling_async.errors import InvalidJobError
 from kling_async.jobs._convert import frozen_json
 from kling_async.jobs._rules import Key, Rule, Url
+from kling_async.media import Link
 
 R = TypeVar("R", covariant=True)
 
@@ -55,7 +56,9 @@ def _named(convert: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
         except InvalidJobError:
             raise
         except ValueError as error:
-            raise InvalidJobError(name, str(error)) from error
+            rule = str(error)
+        del value  # a link may be signed, and some tracebacks show locals
+        raise InvalidJobError(name, rule)
 
     return named
 
@@ -116,6 +119,16 @@ class Job(Checked, Generic[R]):
         hash=False,
         validator=Rule("Fields to send as they are, unchecked: JSON values that are laid over all others."),
     )
+
+    def unsigned(self) -> Self:
+        """The same without what follows the question mark of its links, and without `extra`: fit to be written down."""
+        changes: dict[str, Any] = {"extra": {}}
+        for attribute in fields(type(self)):
+            value = getattr(self, attribute.name)
+            link = value.url if isinstance(value, Link) else value
+            if isinstance(link, str) and (isinstance(value, Link) or attribute.name.endswith("_url")):
+                changes[attribute.name] = link.partition("?")[0]
+        return evolve(self, **changes)
 
     @property
     def slots(self) -> int:

@@ -31,6 +31,7 @@ class Rule:
         """Refuse `value` by raising `InvalidJobError`."""
         optional = attribute.default is None
         if fault := self.fault(value) if value is not None else None if optional else "is required":
+            del value  # it may hold a token, and some tracebacks show locals
             raise InvalidJobError(f"{instance.home}{attribute.name}", fault)
 
     def fault(self, value: Any) -> str | None:  # noqa: ARG002  this rule asks for nothing

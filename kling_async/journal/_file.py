@@ -34,25 +34,12 @@ def open_database(path: str | None, patience: float) -> sqlite3.Connection:
         if not os.path.lexists(path):
             _make(path)
         _check_header(path)
-        connection = _connect(path, patience)
+        _check(path, patience)
+        return sqlite3.connect(path, timeout=patience, isolation_level=None)
     except OSError as error:
         raise JournalError(f"journal {path}: {error.strerror or type(error).__name__}") from None
-    try:
-        _check(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.Error as error:
-        connection.close()
         raise JournalError(f"journal {path}: {error}; the file was left as it is") from None
-    except JournalError:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect(path: str, patience: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
 
 
 def _make(path: str) -> None:
@@ -66,6 +53,7 @@ def _make(path: str) -> None:
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             _fill(connection)
+            connection.execute("PRAGMA journal_mode = WAL")  # which the file remembers
         finally:
             connection.close()
         with contextlib.suppress(FileExistsError):  # another process was faster, and its file is as good
@@ -106,7 +94,9 @@ def _check_header(path: str) -> None:
         raise JournalError(f"journal {path}: its version is {version}, this kling_async reads version {VERSION}; it was left as it is")
 
 
-def _check(connection: sqlite3.Connection, path: str) -> None:
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+def _check(path: str, patience: float) -> None:
+    # Read-only: a connection that may write empties the log into the file as it closes, however damaged that is.
+    with contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True, timeout=patience)) as connection:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise JournalError(f"journal {path}: damaged ({verdict}); restore it from a backup")

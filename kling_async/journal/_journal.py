@@ -88,7 +88,7 @@ class Journal:
             if known is None:
                 _insert(db, creation)
                 return creation, True
-            if known.digest != creation.digest:
+            if _asked(known) != _asked(creation):
                 raise InvalidJobError("dedupe" if creation.dedupe else "external_task_id", "it was used for another request before")
             return known, False
 
@@ -99,7 +99,7 @@ class Journal:
 
         def work(db: sqlite3.Connection) -> bool:
             now = _get(db, row.key)
-            if (now.state, now.owner) != (row.state, row.owner):
+            if now.state is State.SENDING or (now.state, now.owner) != (row.state, row.owner):
                 return False
             if now.state is State.PREPARED:
                 db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, row.key))
@@ -136,9 +136,14 @@ class Journal:
 
         return await self._writer.run(work)
 
-    def note(self, key: str, state: State, note: str = "") -> None:
-        """Move a creation on, without waiting for it: what the queue holds is written whatever becomes of the caller."""
-        self._writer.put(lambda db: _move(db, key, state, note=note))
+    def withdraw(self, key: str, owner: str, state: State, note: str) -> None:
+        """Move a creation on if it is still this owner's, without waiting: what is queued is written whatever becomes of the caller."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if _get(db, key).owner == owner:
+                _move(db, key, state, note=note)
+
+        self._writer.put(work)
 
     async def move(self, key: str, state: State, note: str = "") -> bool:
         """Move a creation on, durably; false when it was past that."""
@@ -175,6 +180,11 @@ class Journal:
 
     async def _read(self, sql: str, values: tuple[Any, ...]) -> list[Creation]:
         return await self._writer.run(lambda db: [creation_of(row) for row in db.execute(sql, values)], durable=False)
+
+
+def _asked(creation: Creation) -> tuple[str, ...]:
+    """By what two requests are told apart: the same words to another endpoint, or account, are another request."""
+    return creation.account, creation.origin, creation.action, creation.action2, creation.digest
 
 
 def _known(db: sqlite3.Connection, creation: Creation) -> Creation | None:

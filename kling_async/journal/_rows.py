@@ -70,7 +70,7 @@ class Creation:
     state: State = State.PREPARED
     attempt: int = 0
     owner: str = ""
-    """The session that is at it."""
+    """Who is at it: a session and, after a dot, one of its orders."""
     task_id: str | None = None
     note: str = ""
     """The last thing worth saying about it, such as why it failed."""

@@ -109,7 +109,7 @@ class Writer:
 
     async def aclose(self) -> None:
         """Do what is queued, then let go of the file."""
-        if self._closed or self._thread is None:
+        if self._closed or self._thread is None or self._pid != os.getpid():  # a fork takes no threads along
             self._closed = True
             return
         self._closed = True
@@ -159,17 +159,17 @@ class Writer:
             self._on_end()
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        first = self._queue.get()
+        item = self._queue.get()
         batch: list[_Item] = []
-        while first is not None and len(batch) < _MOST:
-            batch.append(first)
+        while item is not None:
+            batch.append(item)
+            if len(batch) == _MOST:
+                return batch, True
             try:
-                first = self._queue.get_nowait()
+                item = self._queue.get_nowait()
             except queue.Empty:
                 return batch, True
-        if first is not None:
-            self._queue.put(first)
-        return batch, first is not None
+        return batch, False
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Item], path: str | None) -> None:
@@ -194,7 +194,7 @@ def _do(connection: sqlite3.Connection, item: _Item) -> None:
     connection.execute("SAVEPOINT work")
     try:
         item.result = item.work(connection)
-    except (KlingError, ValueError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+    except (KlingError, ValueError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError) as error:
         # Its own fault: the others of the group are none the worse.
         connection.execute("ROLLBACK TO work")
         item.error = error if isinstance(error, KlingError) else JournalError(f"journal: {type(error).__name__}: {error}")
