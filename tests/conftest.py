@@ -13,6 +13,8 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio.to_thread
 import pytest
 
+pytest_plugins = ("matrix",)
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

@@ -63,6 +63,7 @@ def test_a_token_is_renewed(wall: float) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", " sk-1", "sk-1\n", "sk 1", "sk-\u00e9", "sk-\x00"])
+@pytest.mark.row("V13")
 def test_what_cannot_be_a_key(bad: str) -> None:
     """A key that no header can carry is refused when it is given, and the message does not repeat it (V13)."""
     for make in (ApiKey, lambda text: KeyPair(access_key=text, secret_key="x"), lambda text: KeyPair(access_key="x", secret_key=text)):

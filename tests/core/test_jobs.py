@@ -120,6 +120,7 @@ def test_fields_that_are_not_said_are_none(cls: type[Job[Any]]) -> None:
 
 
 @each_job
+@pytest.mark.row("V16")
 def test_unknown_keywords_are_type_errors(cls: type[Job[Any]]) -> None:
     """A misspelt field is found by Python itself, and positions are not accepted."""
     with pytest.raises(TypeError):

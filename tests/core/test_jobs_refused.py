@@ -205,6 +205,7 @@ REFUSED: list[tuple[type[Job[Any]], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("cls", "changes", "field"), REFUSED)
+@pytest.mark.row("V1", "V3", "V4", "V6")
 def test_what_breaks_a_rule_is_refused_by_name(cls: type[Job[Any]], changes: dict[str, Any], field: str) -> None:
     """A wrong job does not come into being; the error names the field to change and says a rule."""
     with pytest.raises(InvalidJobError) as caught:
@@ -215,6 +216,7 @@ def test_what_breaks_a_rule_is_refused_by_name(cls: type[Job[Any]], changes: dic
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.row("V6")
 def test_exclusive_fields_are_both_named() -> None:
     """Who combines what cannot go together is told all of it."""
     with pytest.raises(InvalidJobError, match=r"^camera_control: .*image_tail"):
@@ -228,6 +230,7 @@ def test_exclusive_fields_are_both_named() -> None:
         (LipSync, "text", 120),
     ],
 )
+@pytest.mark.row("V2")
 def test_texts_have_their_documented_length(cls: type[Job[Any]], field: str, longest: int) -> None:
     """Just as long as the tables say is fine, one character more is refused, with both numbers."""
     _build(cls, **{field: "\U0001f98a" * longest})

@@ -108,6 +108,7 @@ def test_urls_are_passed_on_untouched() -> None:
         "s3://bucket/a.png",
     ],
 )
+@pytest.mark.row("V9")
 def test_urls_that_the_service_cannot_or_should_not_fetch_are_refused(url: str) -> None:
     """No credentials, no fragments, no other schemes, no control characters, no endless text; the message keeps it to itself."""
     with pytest.raises(ValueError, match="URL") as caught:
@@ -140,6 +141,7 @@ def test_bytes_are_taken_as_they_are() -> None:
     ],
     ids=["plain", "unpadded", "urlsafe", "wrapped", "data-uri", "odd-data-uri"],
 )
+@pytest.mark.row("V8")
 def test_base64_in_any_clothes_is_undressed(text: str) -> None:
     """Prefix, line breaks, the URL alphabet and missing padding go away before anything is sent."""
     blob = accept(text, PICTURE)
@@ -149,6 +151,7 @@ def test_base64_in_any_clothes_is_undressed(text: str) -> None:
 
 
 @pytest.mark.parametrize("more", range(4))
+@pytest.mark.row("V8")
 def test_padding_may_be_missing_at_any_length(more: int) -> None:
     """However many `=` are missing, the bytes are the same."""
     data = _png() + bytes(more)
@@ -163,6 +166,7 @@ def test_path_that_could_be_base64_is_a_path() -> None:
 
 
 @pytest.mark.parametrize("text", ["data:image/png,abc", "data:image/png;base64,###", "data:image/png;base64", "data:;base64,A"])
+@pytest.mark.row("V8")
 def test_broken_data_uris_are_refused(text: str) -> None:
     """A `data:` URI is never taken for a path."""
     with pytest.raises(ValueError, match="data: URI"):
@@ -203,6 +207,7 @@ def test_file_that_changed_is_not_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with FIFOs and local sockets")
+@pytest.mark.row("V7")
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     """FIFOs (which would block), sockets, directories and devices are refused without being opened."""
     os.mkfifo(tmp_path / "fifo")
@@ -298,6 +303,7 @@ def test_other_types_are_refused(value: MediaLike) -> None:
         (PICTURE, b"\xff\xd8\xff\xda" + _jpeg(), "damaged"),
     ],
 )
+@pytest.mark.row("V7")
 def test_media_that_the_service_would_refuse_is_refused_here(need: Need, data: bytes, rule: str) -> None:
     """Size, type, dimensions and ratio are checked by the first bytes, and the message names the rule."""
     with pytest.raises(ValueError, match=rule):

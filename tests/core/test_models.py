@@ -55,6 +55,7 @@ def test_ref_round_trip(ref: TaskRef) -> None:
 
 
 @given(refs)
+@pytest.mark.row("X4")
 def test_ref_pickles(ref: TaskRef) -> None:
     """References cross process borders as they are."""
     assert pickle.loads(pickle.dumps(ref)) == ref
@@ -87,6 +88,7 @@ def test_ref_is_forgiving_about_white_space() -> None:
         ("gASVKAAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOU", "kling1"),
     ],
 )
+@pytest.mark.row("X4")
 def test_what_is_no_ref(text: str, part: str) -> None:
     """Everything else is refused by name of the part, as a wrong setup and as a wrong value."""
     with pytest.raises(InvalidRefError, match=part) as refused:
@@ -97,6 +99,7 @@ def test_what_is_no_ref(text: str, part: str) -> None:
 
 
 @given(st.text(max_size=80) | st.text(max_size=60).map(lambda text: f"kling1,https://a.example,{text}"))
+@pytest.mark.row("X4")
 def test_no_text_breaks_parsing(text: str) -> None:
     """Any text is a reference or an `InvalidRefError`, and nothing else comes of it."""
     try:

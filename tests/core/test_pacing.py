@@ -64,12 +64,14 @@ def test_backoff_is_full_jitter(attempt: int, roll: float, floor: float | None) 
 
 
 @pytest.mark.parametrize(("given_", "seconds"), [(None, None), (0, 0.0), (5, 5.0), (0.25, 0.25), (math.inf, None)])
+@pytest.mark.row("V15")
 def test_timeouts(given_: float | None, seconds: float | None) -> None:
     """A bound is seconds; none and an infinite one are no bound."""
     assert check_timeout(given_) == seconds
 
 
 @pytest.mark.parametrize("bad", [-1, -0.1, math.nan, -math.inf, True, "5"])
+@pytest.mark.row("V15")
 def test_what_is_no_timeout(bad: float) -> None:
     """What is no bound is refused before anything is done with it (V15)."""
     with pytest.raises(ConfigurationError, match="timeout"):
@@ -99,3 +101,13 @@ def test_jitter_is_a_share(bad: float | None) -> None:
     """Jitter is a part of the gap."""
     with pytest.raises(ConfigurationError, match="jitter"):
         Polling(jitter=bad)  # type: ignore[arg-type]  # a caller without types
+
+
+def test_presets() -> None:
+    """The presets are settings like any other, said in a word."""
+    assert Polling.fixed(3) == Polling(first=3, interval=3, max_interval=3, jitter=0.0)
+    pace = pace_for(Polling.fixed(3), "videos", "text2video")
+    assert [next_gap(pace, looks, jitter=0.0, roll=0.9) for looks in range(4)] == [3, 3, 3, 3]
+    assert Polling.patient().timeout is None
+    assert Retry.never().attempts == 1
+    assert Retry.patient().attempts > Retry().attempts

@@ -40,6 +40,7 @@ SECRET = "hunter2"
         ("http://[::1]:8765", GATEWAY, "http://[::1]:8765/kling/v1"),
     ],
 )
+@pytest.mark.row("V14")
 def test_a_base_url_is_brought_to_one_form(text: str, profile: Profile, expected: str) -> None:
     """Slashes, case, default ports and a prefix already there make no difference; a mount path is kept."""
     assert base_url(text, profile) == expected
@@ -85,6 +86,7 @@ def test_a_base_url_is_brought_to_one_form(text: str, profile: Profile, expected
         ("https://gw.example/a\\b", "percent-encoding"),
     ],
 )
+@pytest.mark.row("V14")
 def test_anything_else_is_refused_with_what_to_do(text: str, hint: str) -> None:
     """What is no plain address is a `ConfigurationError` that says what is wrong with it."""
     with pytest.raises(ConfigurationError, match="base URL") as caught:
@@ -105,6 +107,7 @@ def test_anything_else_is_refused_with_what_to_do(text: str, hint: str) -> None:
         f"https://gw.example/{SECRET}//x",
     ],
 )
+@pytest.mark.row("V14")
 def test_a_refusal_never_repeats_what_may_be_secret(text: str) -> None:
     """User names, queries and paths stay out of the message."""
     with pytest.raises(ConfigurationError) as caught:
@@ -115,6 +118,7 @@ def test_a_refusal_never_repeats_what_may_be_secret(text: str) -> None:
 @pytest.mark.parametrize(
     "host", ["gw.example", "10.0.0.1", "192.168.1.1", "0.0.0.0", "localhost.example", "127.1", "0x7f.1", "2130706433", "[::2]"]
 )
+@pytest.mark.row("V14")
 def test_plain_http_leaves_the_machine_only_when_told_to(host: str) -> None:
     """`http` to a host that is not plainly loopback needs `insecure=True`."""
     with pytest.raises(ConfigurationError, match=r"use https, or pass insecure=True"):

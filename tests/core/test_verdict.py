@@ -72,6 +72,7 @@ OURS = {**CREATED, "data": {**CREATED["data"], "task_info": {"external_task_id":
         (200, {"code": "success", "message": "", "data": {"task_id": "task_1", "status": "SUBMITTED"}}),
     ],
 )
+@pytest.mark.row("S1", "S11")
 def test_accepted(status: int, body: dict[str, Any]) -> None:
     """A success with a task id is a task, in every known shape."""
     verdict = replied(status, body)
@@ -108,6 +109,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("profile", [GATEWAY, OFFICIAL], ids=lambda profile: profile.name)
 @pytest.mark.parametrize(("status", "body", "move", "kind"), REFUSED)
+@pytest.mark.row("S1", "K3")
 def test_refused(status: int, body: bytes | dict[str, Any], move: Move, kind: type[KlingError], profile: Profile) -> None:
     """A refusal whose shape is known, or a status that is one by itself, is no task, and says what may follow (`reliability.md` 2.3)."""
     verdict = replied(status, body, profile)
@@ -143,6 +145,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("profile", [GATEWAY, OFFICIAL], ids=lambda profile: profile.name)
 @pytest.mark.parametrize(("status", "body", "cause"), UNKNOWN)
+@pytest.mark.row("S1")
 def test_unknown(status: int, body: bytes | dict[str, Any], cause: str, profile: Profile) -> None:
     """Whatever else comes back proves nothing, and is never sent again (`reliability.md` 2.3)."""
     assert replied(status, body, profile) == Unknown(cause=cause)
@@ -159,6 +162,7 @@ def test_only_a_gateways_own_words_may_clear_a_5xx() -> None:
     assert replied(503, native(5001), known) == Unknown(cause="http-503")
 
 
+@pytest.mark.row("S7")
 def test_empty_success_is_unknown() -> None:
     """Success without a task is neither (one-hub, S7)."""
     assert judge(Blank(), key=KEY, profile=GATEWAY) == Unknown(cause="no-task-id")

@@ -76,6 +76,7 @@ def test_first_look() -> None:
     assert attached().next_look == 0.0
 
 
+@pytest.mark.row("Q16")
 def test_pace() -> None:
     """Looks follow the pace, later when the server wishes so, and never earlier."""
     task = watch()
@@ -100,6 +101,7 @@ def test_life() -> None:
     assert (task.done, task.failure, task.snapshot) == (True, None, SUCCEEDED)
 
 
+@pytest.mark.row("Q6")
 def test_failure_is_the_services_word() -> None:
     """A failed task says why in the words of `task_status_msg`."""
     task = watch()
@@ -129,6 +131,7 @@ def test_changes_are_a_chain() -> None:
     assert states == [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEED]
 
 
+@pytest.mark.row("Q5")
 def test_unknown_words_wait_on(caplog: pytest.LogCaptureFixture) -> None:
     """A word that nobody knows is still running, kept as it was sent, and logged once (P8)."""
     task = watch()
@@ -150,6 +153,7 @@ def test_a_blank_is_no_news() -> None:
 
 
 @pytest.mark.parametrize("stale", [PROCESSING, SUBMITTED, EMPTY, FAILED, DROPPED, GONE, Blank()], ids=repr)
+@pytest.mark.row("Q8")
 def test_terminal_is_final(stale: Seen) -> None:
     """Nothing that comes later moves a finished task (P10)."""
     task = watch()
@@ -160,6 +164,7 @@ def test_terminal_is_final(stale: Seen) -> None:
 
 
 @pytest.mark.parametrize("later", [SUCCEEDED, evolve(FAILED, videos=(VIDEO,)), PROCESSING], ids=repr)
+@pytest.mark.row("Q8")
 def test_a_failed_task_stays_failed(later: Snapshot) -> None:
     """The first final word counts (P10)."""
     task = watch()
@@ -169,6 +174,7 @@ def test_a_failed_task_stays_failed(later: Snapshot) -> None:
     assert task.snapshot == FAILED
 
 
+@pytest.mark.row("Q8")
 def test_contradictions_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     """Two different final words are worth a warning (P10)."""
     task = watch()
@@ -191,6 +197,7 @@ def test_links_are_renewed() -> None:
     assert task.latest.snapshot == fresh
 
 
+@pytest.mark.row("Q9")
 def test_another_task_is_never_taken() -> None:
     """A reply about another task is noise: nothing of it is used, and the wait goes on."""
     task = watch()
@@ -202,6 +209,7 @@ def test_another_task_is_never_taken() -> None:
 
 @pytest.mark.parametrize("make", [watch, attached])
 @pytest.mark.parametrize("noise", NOISE, ids=repr)
+@pytest.mark.row("Q1", "Q2")
 def test_noise_is_sat_out(noise: Seen, make: Callable[..., Watch]) -> None:
     """Failed looks end no wait before the error budget is spent, and then as a timeout that tells the last of them (P9)."""
     task = make(error_budget=60.0)
@@ -248,6 +256,7 @@ def test_pauses_after_failures() -> None:
     assert task.next_look == 302.0
 
 
+@pytest.mark.row("Q3", "Q4")
 def test_a_young_task_may_not_be_found_yet() -> None:
     """A task is not believed missing in its first minute, nor before three looks agree (`reliability.md` 2.7)."""
     task = watch()
@@ -268,6 +277,7 @@ def test_a_task_that_shows_up_is_not_missing() -> None:
     assert see(task, GONE, 203.0).error is None
 
 
+@pytest.mark.row("Q4")
 def test_an_attached_task_that_is_not_there() -> None:
     """A reference to nothing ends after three looks."""
     task = attached()
@@ -284,6 +294,7 @@ def test_a_wrong_key_or_reference_ends_at_once(refused: Refusal) -> None:
     assert error.ref == REF
 
 
+@pytest.mark.row("K8")
 def test_a_revoked_key_does_not_end_the_wait_at_once() -> None:
     """Where looks were good before, a refusal is sat out within the budget, and told then (K8)."""
     task = watch(error_budget=60.0)
@@ -293,6 +304,7 @@ def test_a_revoked_key_does_not_end_the_wait_at_once() -> None:
     assert "code 1000" in str(error)
 
 
+@pytest.mark.row("Q7")
 def test_a_success_without_a_result_is_doubted() -> None:
     """A success with nothing in it is looked at again, and believed the third time (Q7)."""
     task = watch()

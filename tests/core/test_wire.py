@@ -66,12 +66,14 @@ def test_a_route_may_have_a_slash_in_its_second_half() -> None:
         ("a..b", "a..b"),
     ],
 )
+@pytest.mark.row("V12")
 def test_an_id_is_one_part_of_the_path(task_id: str, segment: str) -> None:
     """Whatever characters an id has, it cannot change the request line."""
     assert reading(BASE, "videos", "text2video", task_id).url == f"{BASE}/videos/text2video/{segment}"
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "../x", "x/..", "a/./b", "..\\x", "8" * 513, "\ud83d"])
+@pytest.mark.row("V12")
 def test_an_id_that_cannot_stand_in_a_path_is_refused(text: str) -> None:
     """Dots walk, the empty text asks for a list, half a character cannot be encoded: no request is made of them."""
     with pytest.raises(InvalidRefError, match=r"task_id: .* cannot stand in a path"):
@@ -88,6 +90,7 @@ def test_a_route_that_cannot_stand_in_a_path_is_refused(action: str, action2: st
 
 
 @given(st.text(min_size=1, max_size=80))
+@pytest.mark.row("V12")
 def test_any_id_survives_the_url_or_is_refused(task_id: str) -> None:
     """What the server decodes from the last part of the path is the id."""
     try:
@@ -116,6 +119,7 @@ def test_bodies_stay_out_of_reprs() -> None:
         (Status.UNKNOWN, "UNKNOWN unknown reviewing done 99 succeed! unfailed"),
     ],
 )
+@pytest.mark.row("Q5")
 def test_every_known_spelling_of_a_state_is_understood(status: Status, words: str) -> None:
     """The words of `states.gateway_aliases` in `api.json`, in any case; any other word is still running."""
     assert {word: status_of(word) for word in words.split()} == dict.fromkeys(words.split(), status)
@@ -197,6 +201,7 @@ def test_the_request_id_is_taken_from_where_it_is(body: str, headers: dict[str, 
         ("Thu, 01 Jan 1970 99:99:99 GMT", None),
     ],
 )
+@pytest.mark.row("K6")
 def test_the_servers_wish_for_a_pause_is_understood(text: str, seconds: float | None) -> None:
     """`Retry-After` in seconds or as a date (read at 100 s after 1970); what makes no sense is not heard."""
     assert retry_after({"retry-after": text}, 100.0) == seconds
@@ -273,11 +278,13 @@ def test_a_malformed_reply_says_where_and_shows_its_start() -> None:
 
 
 @pytest.mark.parametrize("value", [True, False, 0, 1.0, None, "", " ", "\n", "a\x00", "\ud83d", [], {}, "8" * 513])
+@pytest.mark.row("S7")
 def test_what_is_no_id_is_not_taken_for_one(value: object) -> None:
     """Only printable texts and whole numbers name a task; a float may have lost its last digits."""
     assert not identifier(value)
 
 
+@pytest.mark.row("S7")
 def test_an_integer_id_keeps_its_digits() -> None:
     """Eighteen digits are more than a float holds."""
     assert identifier(867283741759111203) == "867283741759111203"

@@ -127,6 +127,7 @@ def test_any_damaged_sample_gives_a_verdict(body: bytes, status: int, data: st.D
     ],
     ids=["open", "lists", "objects", "81-deep", "5000-digits", "code", "endless-id", "tags", "error", "nested-error", "links"],
 )
+@pytest.mark.row("S6", "Q12")
 def test_replies_made_to_hurt_give_a_verdict(status: int, body: bytes) -> None:
     """Depth, digits and length are refused, not suffered."""
     check(status, {}, body)
@@ -142,6 +143,7 @@ def test_no_timestamp_ends_a_reading(key: str, value: object) -> None:
     assert getattr(seen, key) is None
 
 
+@pytest.mark.row("S6")
 def test_depth_is_bounded_at_sixty_four() -> None:
     """64 levels are read, 65 are not: what is kept in `raw` can be pickled and printed."""
 

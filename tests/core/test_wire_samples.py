@@ -71,6 +71,7 @@ def assert_holds(expected: Any, found: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.row("S1", "S11")
 def test_the_verdict_is_the_one_written_beside_the_reply(name: str) -> None:
     """A recorded reply gives its kind and every fact that its file names."""
     sample = sample_named(name)

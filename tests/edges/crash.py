@@ -1,0 +1,122 @@
+"""Buys one job and dies by SIGKILL at a named point; run by the tests of crashes, one process per death.
+
+    python crash.py URL PROFILE JOURNAL POINT:KEY...
+
+For each point and key a child is forked, which submits under that key and waits for the result. A point is one of
+those below, or a number: the turn of the event loop to die in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import kling_async.session
+from kling_async._pacing import Polling
+from kling_async._wire import Reply, Request
+from kling_async.jobs import Text2Video
+from kling_async.journal import Creation, Journal
+from kling_async.session import KlingSession
+from kling_async.transport import Transport
+
+POLLING: Final = Polling(first=0.01, interval=0.01, max_interval=0.02)
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+class MortalJournal(Journal):
+    """Dies before or after one of its writes."""
+
+    point = ""
+
+    def at(self, point: str) -> None:
+        """Die here, if this is the place."""
+        if point == self.point:
+            _die()
+
+    async def intend(self, creation: Creation) -> tuple[Creation, bool]:
+        self.at("before-intent")
+        kept = await super().intend(creation)
+        self.at("intent")
+        return kept
+
+    async def send(self, key: str, owner: str) -> bool:
+        sent = await super().send(key, owner)
+        self.at("sending")
+        return sent
+
+    async def accept(self, key: str, task_id: str) -> str | None:
+        self.at("before-accept")
+        twin = await super().accept(key, task_id)
+        self.at("accepted")
+        return twin
+
+    async def finish(self, *args: Any, **options: Any) -> None:
+        self.at("before-finish")
+        await super().finish(*args, **options)
+        self.at("finished")
+
+
+class MortalTransport(Transport):
+    """Dies with a reply in its hands."""
+
+    point = ""
+
+    async def pay(self, request: Request, *, on_sent: Callable[[], None]) -> Reply:
+        reply = await super().pay(request, on_sent=on_sent)
+        if self.point == "reply":
+            _die()
+        return reply
+
+    async def read(self, request: Request) -> Reply:
+        reply = await super().read(request)
+        if self.point == "read":
+            _die()
+        return reply
+
+
+class MortalLoop(asyncio.SelectorEventLoop):
+    """Dies in a certain one of its turns."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self._left = last
+
+    def _run_once(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            _die()
+        super()._run_once()  # type: ignore[misc]  # the loop's own, which no stub tells of
+
+
+async def _buy(url: str, profile: str, path: str, key: str) -> None:
+    journal = MortalJournal(path)
+    async with journal, KlingSession("k", base_url=url, profile=profile, journal=journal, polling=POLLING) as kling:
+        await kling.run(Text2Video(prompt="a fox", external_task_id=key))
+
+
+def main() -> None:
+    """Fork, and see each child die."""
+    url, profile, path, *deaths = sys.argv[1:]
+    kling_async.session.Transport = MortalTransport  # type: ignore[attr-defined]  # in this process only
+    for death in deaths:
+        point, _, key = death.partition(":")
+        if (child := os.fork()) == 0:
+            MortalJournal.point = MortalTransport.point = point
+            last = int(point) if point.isdecimal() else 0
+            with asyncio.Runner(loop_factory=lambda: MortalLoop(last)) as runner:  # noqa: B023  used at once
+                runner.run(_buy(url, profile, path, key))
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("killed" if ended == -signal.SIGKILL else ended, flush=True)  # noqa: T201  what the test reads
+
+
+if __name__ == "__main__":
+    main()

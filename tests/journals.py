@@ -1,0 +1,141 @@
+"""What tests of the journal share: a row, other processes, disks that fail, and purchases as a dead process leaves them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, field
+
+import kling_async
+from kling_async._codec import encode, to_canonical_json
+from kling_async.emulator import Emulator
+from kling_async.errors import JournalError
+from kling_async.jobs import Text2Video
+from kling_async.journal import Creation, Journal, State
+from kling_async.session import KlingSession
+
+ROUTE: Final = "videos/text2video"
+FOX: Final = Text2Video(prompt="a fox", external_task_id="ka-fox")
+ROW: Final = Creation(
+    key="ka-1",
+    account="a",
+    origin="https://gateway.example",
+    action="videos",
+    action2="text2video",
+    request="{}",
+    digest="d",
+    owner="me.1",
+    created_at=1.0,
+)
+_PRELUDE: Final = """
+import asyncio, os, resource, sys
+from kling_async.errors import JournalError
+from kling_async.journal import Creation, Journal, State
+path = sys.argv[1]
+def row(key, **facts):
+    return Creation(**{**dict(key=key, account="a", origin="https://gateway.example", action="videos", action2="text2video",
+                              request="{}", digest="d", owner="child.1"), **facts})
+"""
+
+
+def child(code: str, path: Path) -> subprocess.Popen[str]:
+    """Another process, which runs `code` after the names it needs."""
+    root = str(Path(kling_async.__file__).parents[1])
+    command = [sys.executable, "-W", "ignore", "-c", _PRELUDE + code, str(path)]
+    return subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root})
+
+
+def said(process: subprocess.Popen[str]) -> list[str]:
+    """What it printed until it ended, by words."""
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return out.split()
+
+
+class Told(list[Any]):
+    """A list that tells when something is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self.told.set()
+
+
+def session(emulator: Emulator, journal: Journal | Path | None = None, **options: Any) -> KlingSession:
+    """A session with the emulator, of the emulator's kind."""
+    return KlingSession(
+        emulator.api_key,
+        base_url=emulator.url,
+        **{"profile": emulator.health["profile"], "journal": journal, "observers": [bool], **options},
+    )
+
+
+def posts(emulator: Emulator) -> int:
+    """How many creations arrived."""
+    return sum(seen.method == "POST" for seen in emulator.log.requests)
+
+
+async def bought(emulator: Emulator) -> str:
+    """Come back as soon as the one task exists."""
+    tasks = emulator.log.tasks = Told()
+    await tasks.told.wait()
+    return str(tasks[0].id)
+
+
+@define(eq=False)
+class Failing(Journal):
+    """A journal on a disk that fails for the writes named."""
+
+    fails: set[str] = field(factory=set, kw_only=True)
+
+    def _check(self, write: str) -> None:
+        if write in self.fails:
+            msg = "journal: no space left on device"
+            raise JournalError(msg)
+
+    async def intend(self, creation: Creation) -> tuple[Creation, bool]:
+        self._check("W1")
+        return await super().intend(creation)
+
+    async def send(self, key: str, owner: str) -> bool:
+        self._check("W2")
+        return await super().send(key, owner)
+
+    def withdraw(self, key: str, owner: str, state: State, note: str) -> None:
+        self._check("W2")
+        super().withdraw(key, owner, state, note)
+
+    async def accept(self, key: str, task_id: str) -> str | None:
+        self._check("W3")
+        return await super().accept(key, task_id)
+
+    async def finish(self, account: str, task_id: str, state: State, *, note: str = "", result: str | None = None) -> None:
+        self._check("W5")
+        await super().finish(account, task_id, state, note=note, result=result)
+
+
+async def leave(kling: KlingSession, journal: Journal, state: State, key: str, owner: str = "dead") -> None:
+    """As a process that died, or sleeps, leaves a purchase of `FOX`."""
+    asked = to_canonical_json(encode(FOX, external_task_id=key))
+    row = Creation(
+        key=key,
+        account=kling._memory.account,
+        origin=kling._memory.origin,
+        action="videos",
+        action2="text2video",
+        request=asked,
+        digest=hashlib.sha256(asked.encode()).hexdigest(),
+        state=state,
+        owner=f"{owner}.1",
+        created_at=1.0,
+    )
+    await journal.intend(row)

@@ -1,0 +1,78 @@
+"""The fault matrix as a table: which rows of `reliability.md` section 4 have tests, how those ended, and which have none yet."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Final
+
+import pytest
+from attrs import define, field
+
+_LAST: Final = {"V": 16, "C": 20, "S": 13, "K": 12, "Q": 16, "W": 13, "D": 8, "L": 7, "N": 15, "H": 11, "J": 12, "X": 8}
+ROWS: Final = tuple(f"{family}{number}" for family, last in _LAST.items() for number in range(1, last + 1))
+LATER: Final = frozenset("LNH")
+"""Families that may have tests and need none yet: load, downloads, callbacks."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--matrix`."""
+    parser.addoption("--matrix", action="store_true", help="print the fault matrix: tests and outcome of each row")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to count, when asked to."""
+    if config.getoption("--matrix"):
+        config.pluginmanager.register(Matrix(), "kling-matrix")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse rows that do not exist."""
+    for item in items:
+        if strange := sorted(set(rows_of(item)) - set(ROWS)):
+            msg = f"{item.nodeid}: the matrix has no row {strange[0]!r}"
+            raise pytest.UsageError(msg)
+
+
+def rows_of(item: pytest.Item) -> list[str]:
+    """The rows that a test is marked with."""
+    return [row for mark in item.iter_markers("row") for row in mark.args]
+
+
+@define(eq=False)
+class Matrix:
+    """Counts the tests of each row."""
+
+    rows: dict[str, list[str]] = field(factory=dict)
+    """Test → its rows."""
+    ends: dict[str, str] = field(factory=dict)
+    """Test → `passed`, `failed` or `skipped`; the worst of its phases."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Learn which tests are run, deselected ones left out."""
+        self.rows = {item.nodeid: rows for item in session.items if (rows := rows_of(item))}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how a phase of a test ended."""
+        if report.nodeid in self.rows and (report.when == "call" or not report.passed):
+            known = self.ends.get(report.nodeid, "passed")
+            self.ends[report.nodeid] = report.outcome if known == "passed" else known
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        ends: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for test, rows in self.rows.items():
+            for row in set(rows):
+                ends[row][self.ends.get(test, "not run")] += 1
+        write = terminalreporter.write_line
+        terminalreporter.section("fault matrix")
+        write("row   tests  passed  failed  other")
+        for row in ROWS:
+            if tests := ends[row].total():
+                passed, failed = ends[row]["passed"], ends[row]["failed"]
+                write(f"{row:<4}{tests:>7}{passed:>8}{failed:>8}{tests - passed - failed:>7}", red=passed < tests)
+        due = [row for row in ROWS if row[0] not in LATER]
+        missing = [row for row in due if not ends[row]]
+        whole = [row for row in due if ends[row] and ends[row].total() == ends[row]["passed"]]
+        write(f"{len(due)} rows: {len(whole)} pass, {len(due) - len(missing) - len(whole)} do not, {len(missing)} without a test")
+        if missing:
+            write(f"without a test: {' '.join(missing)}")
