@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 import pytest
-from attrs import define, frozen
 
 from kling_async.emulator import Emulator
 from kling_async.models import TaskRef
+from shells import FAST, KEY, Done, Shell, command_in
 
 pytest.importorskip("cyclopts", reason="the command line is an extra")
 
 from kling_async.cli import main
-
-# A program started in the background of a shell ignores SIGINT, and so do its children; at a terminal none does.
-AT_A_TERMINAL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from kling_async.__main__ import main; main()"
-FAST = 2000.0
-KEY = "a-key-that-must-not-be-seen"
-
-ACCEPTED = {"task_id": "812345678901234567", "task_status": "submitted", "created_at": 1, "updated_at": 1}
 
 
 @pytest.fixture
@@ -42,76 +29,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@frozen
-class Done:
-    """What a command leaves."""
-
-    code: int
-    out: str
-    err: str
-
-
-@frozen
-class Shell:
-    """A place to type commands in: a directory, and a gateway in the environment."""
-
-    directory: Path
-    url: str
-    key: str = KEY
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "KLING_BASE_URL": self.url, "KLING_API_KEY": self.key, "NO_COLOR": "1"}
-
-    async def kling(self, *words: str) -> Done:
-        """Run a command to its end."""
-        done = await anyio.run_process([sys.executable, "-m", "kling_async", *words], cwd=self.directory, env=self.environment, check=False)
-        assert KEY.encode() not in done.stdout + done.stderr
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    @asynccontextmanager
-    async def started(self, *words: str, stdout: int = PIPE) -> AsyncIterator[Running]:
-        """A command that runs meanwhile."""
-        command = [sys.executable, "-c", AT_A_TERMINAL, *words]
-        async with await anyio.open_process(command, stdin=None, stdout=stdout, cwd=self.directory, env=self.environment) as process:
-            yield Running(process)
-
-
 Quick = Callable[..., Awaitable[Done]]
 """Takes the gateway's URL and the words after `kling`."""
-
-
-@define
-class Running:
-    """A command under way."""
-
-    process: anyio.abc.Process
-    said: str = ""
-
-    async def says(self, text: str) -> None:
-        """Return once it has written this to stderr."""
-        assert self.process.stderr is not None
-        while text not in self.said:
-            self.said += (await self.process.stderr.receive()).decode()
-
-    async def writes(self, lines: int) -> str:
-        """The first lines that it writes to stdout."""
-        assert self.process.stdout is not None
-        text = ""
-        while text.count("\n") < lines:
-            text += (await self.process.stdout.receive()).decode()
-        return text
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-
-    async def ended(self) -> Done:
-        """What it has left at its end."""
-        assert self.process.stderr is not None
-        out = b"".join([chunk async for chunk in self.process.stdout]) if self.process.stdout else b""
-        self.said += b"".join([chunk async for chunk in self.process.stderr]).decode()
-        return Done(await self.process.wait(), out.decode(), self.said)
 
 
 @pytest.fixture
@@ -129,49 +48,9 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return kling
 
 
-@define
-class SlowGateway:
-    """A gateway that reads one request and keeps its answer until told to give it."""
-
-    url: str
-    asked: anyio.Event
-    answering: anyio.Event
-
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls) -> AsyncIterator[SlowGateway]:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        gateway = cls(f"http://127.0.0.1:{port}", anyio.Event(), anyio.Event())
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, gateway.serve)
-            yield gateway
-            group.cancel_scope.cancel()
-
-    async def serve(self, client: anyio.abc.SocketStream) -> None:
-        async with client:
-            await client.receive()
-            self.asked.set()
-            await self.answering.wait()
-            body = json.dumps({"code": 0, "message": "SUCCEED", "request_id": "r", "data": ACCEPTED})
-            await client.send(f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-
-
 def refs_in(text: str) -> list[str]:
     """Every task reference in a text."""
     return re.findall(r"kling1,[^\s']+", text)
-
-
-def files_in(directory: Path) -> list[str]:
-    """The names of what is there."""
-    return sorted(path.name for path in directory.iterdir())
-
-
-def command_in(text: str) -> list[str]:
-    """The words after `kling` of the command to resume with, which stands on the last line."""
-    program, *words = shlex.split(text.rstrip().rpartition("\n")[2])
-    assert program == "kling"
-    return words
 
 
 async def test_a_job(tmp_path: Path) -> None:
@@ -292,75 +171,6 @@ async def test_failures(tmp_path: Path) -> None:
     assert len(emulator.log.posts_for("mine")) == 1
     # The task whose files could not be written has succeeded: how to fetch them is printed.
     assert command_in(dones["generate_image: cannot make the directory taken"].err)[0] == "wait"
-
-
-async def test_timeout_and_resume(tmp_path: Path) -> None:
-    """When time runs out the task goes on, and the command that is printed takes it up again."""
-    async with Emulator(speed=0) as emulator:
-        shell = Shell(tmp_path, emulator.url)
-        late = await shell.kling("text2video", "a fox", "--timeout", "0.1", "--output", "my clips")
-        emulator.advance(1000)
-        done = await shell.kling(*command_in(late.err))
-    assert (late.code, late.out) == (4, "")
-    assert "kling: text2video: the waiting ran out of time; the task goes on\n" in late.err
-    assert (done.code, done.out) == (0, f"my clips/{emulator.log.tasks[0].id}.mp4\n")
-
-
-async def test_interrupt(tmp_path: Path) -> None:
-    """Ctrl-C ends the waiting with 130 and leaves the command that resumes on the screen; the tasks are untouched."""
-    async with Emulator(speed=0) as emulator:
-        shell = Shell(tmp_path, emulator.url)
-        async with shell.started("text2video", "a fox", "-o", "out") as first:
-            await first.says("accepted")
-            first.interrupt()
-            left = await first.ended()
-        async with shell.started(*command_in(left.err)) as second:
-            await second.says("submitted")
-            second.interrupt()
-            left_again = await second.ended()
-        emulator.advance(1000)
-        done = await shell.kling(*command_in(left_again.err))
-    assert (left.code, left.out) == (left_again.code, left_again.out) == (130, "")
-    assert "Traceback" not in left.err + left_again.err
-    assert (done.code, done.out) == (0, f"out/{emulator.log.tasks[0].id}.mp4\n")
-
-
-async def test_interrupt_while_buying(tmp_path: Path) -> None:
-    """Ctrl-C with a paid request on its way waits for the answer, so that what was bought can be told."""
-    async with SlowGateway.opened() as gateway, Shell(tmp_path, gateway.url).started("text2video", "a fox") as command:
-        await gateway.asked.wait()
-        command.interrupt()
-        await command.says("Ctrl-C again ends at once")
-        gateway.answering.set()
-        left = await command.ended()
-    assert left.code == 130
-    assert TaskRef.parse(command_in(left.err)[1]).task_id == ACCEPTED["task_id"]
-    assert "may be accepted" not in left.err
-
-
-async def test_second_interrupt(tmp_path: Path) -> None:
-    """A second Ctrl-C ends at once, and names the request whose answer is not known."""
-    words = ("text2video", "a fox", "--external-task-id", "mine")
-    async with SlowGateway.opened() as gateway, Shell(tmp_path, gateway.url).started(*words) as command:
-        await gateway.asked.wait()
-        command.interrupt()
-        await command.says("Ctrl-C again ends at once")
-        command.interrupt()
-        with anyio.fail_after(20):  # else it would wait half a minute for an answer
-            left = await command.ended()
-    assert (left.code, left.out) == (130, "")
-    assert "external_task_id mine" in left.err
-
-
-async def test_nobody_reads(tmp_path: Path) -> None:
-    """A closed stdout, as behind `| head`, loses no file and is no error."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    async with Emulator(speed=FAST) as emulator, Shell(tmp_path, emulator.url).started("generate-image", "a fox", stdout=writer) as command:
-        os.close(writer)
-        done = await command.ended()
-    assert (done.code, "Error" in done.err) == (0, False)
-    assert files_in(tmp_path) == [f"{emulator.log.tasks[0].id}.png"]
 
 
 async def test_emulator(tmp_path: Path) -> None:

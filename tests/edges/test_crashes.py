@@ -19,6 +19,8 @@ from kling_async.jobs import Text2Video
 from kling_async.journal import Journal, State
 from kling_async.session import KlingSession
 
+pytestmark = pytest.mark.exhaustive
+
 CRASH = Path(__file__).with_name("crash.py")
 TURNS = 50
 

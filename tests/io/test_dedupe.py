@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from journals import FOX, ROUTE, Failing, bought, leave, posts, session
 
+from journals import FOX, ROUTE, Failing, bought, leave, posts, session
 from kling_async.emulator import Emulator
 from kling_async.errors import AccountError, InvalidJobError, JournalError, TransportTimeoutError
 from kling_async.jobs import GenerateImage, Text2Video

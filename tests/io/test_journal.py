@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from journals import ROW
 
+from journals import ROW
 from kling_async.errors import InvalidJobError, JournalError
 from kling_async.journal import Journal, State
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from journals import ROW, child, said
 
+from journals import ROW, child, said
 from kling_async.errors import JournalError
 from kling_async.journal import Journal
 

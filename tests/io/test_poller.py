@@ -1,23 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import gc
-import pickle
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from attrs import define, evolve, field
 
-from kling_async._clock import SystemClock
-from kling_async._pacing import Pace, Polling
-from kling_async._verdict import Failure
-from kling_async._watch import Seen, Watch
+from kling_async._watch import Seen
 from kling_async._wire import Refusal
 from kling_async.errors import (
     AuthenticationError,
@@ -26,126 +18,14 @@ from kling_async.errors import (
     ProtocolError,
     TaskFailedError,
     TaskTimeoutError,
-    TransportError,
 )
-from kling_async.models import Snapshot, Status, TaskRef, Video
-from kling_async.poller import Poller
-from kling_async.tasks import TaskHandle
+from kling_async.models import Status
+from rooms import DROPPED, FAILED, PROCESSING, SUCCEEDED, VIDEO, Raising, Room, settle, snapshot
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-PACE = Pace(first=10.0, interval=5.0, max_interval=15.0)
-VIDEO = Video(id="1", url="https://files.example/v.mp4")
-DROPPED = Failure(cause="disconnected", sent=False)
-Videos = tuple[Video, ...]
 
-
-def snapshot(status: Status, task_id: str = "t1") -> Snapshot:
-    """What a task in that state looks like."""
-    videos = (VIDEO,) if status is Status.SUCCEED else ()
-    return Snapshot(task_id=task_id, status=status, raw_status=status.value, videos=videos, message="too dark")
-
-
-@define
-class Raising:
-    """A look that raises."""
-
-    error: Exception
-
-
-@define
-class FakeGateway:
-    """Tells of each task what its script says, the last word for ever."""
-
-    scripts: dict[str, list[Seen | Raising]] = field(factory=dict)
-    takes: float = 0.0
-    """Seconds that a look takes."""
-    gate: asyncio.Event | None = None
-    """What looks wait for."""
-    looks: list[tuple[str, float]] = field(factory=list)
-    under_way: int = 0
-    at_most: int = 0
-
-    async def look(self, ref: TaskRef) -> tuple[Seen, float | None]:
-        self.looks.append((ref.task_id, asyncio.get_running_loop().time()))
-        self.under_way += 1
-        self.at_most = max(self.at_most, self.under_way)
-        try:
-            if self.takes:
-                await asyncio.sleep(self.takes)
-            if self.gate:
-                await self.gate.wait()
-        finally:
-            self.under_way -= 1
-        script = self.scripts[ref.task_id]
-        seen = script.pop(0) if len(script) > 1 else script[0]
-        if isinstance(seen, Raising):
-            raise seen.error
-        return seen, None
-
-
-@define
-class FakeFiles:
-    """Saves nothing, and remembers what it was asked for."""
-
-    asked: list[Any] = field(factory=list)
-
-    async def save(self, entries: Any, directory: Any, *, ref: TaskRef, overwrite: bool, refresh: Callable[[], Awaitable[Any]]) -> Any:
-        self.asked.append((entries, ref, overwrite, await refresh()))
-        return (Path(directory) / "v.mp4",)
-
-
-@define
-class Room:
-    """A gateway, a poller, and handles of its tasks; the dice always show the middle."""
-
-    gateway: FakeGateway = field(factory=FakeGateway)
-    files: FakeFiles = field(factory=FakeFiles)
-    poller: Poller = field(init=False)
-    home: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
-    news: list[tuple[Snapshot | None, Snapshot | None]] = field(factory=list)
-
-    def __attrs_post_init__(self) -> None:
-        self.poller = Poller(self.gateway.look, SystemClock(), lambda: 0.5, self.bind, lambda: False, self.hear)
-
-    async def hear(self, watch: Watch, before: Snapshot | None) -> None:
-        self.news.append((watch.snapshot, before))
-
-    def bind(self) -> None:
-        if asyncio.get_running_loop() is not self.home:
-            msg = "another event loop"
-            raise ConfigurationError(msg)
-
-    def handle(self, *script: Seen | Raising, task_id: str = "t1", **polling: Any) -> TaskHandle[Videos]:
-        """A handle of a task created now, of which looks will show `script`."""
-        self.gateway.scripts[task_id] = list(script)
-        ref = TaskRef(origin="https://gateway.example", action="videos", action2="text2video", task_id=task_id)
-        watch = Watch(ref=ref, pace=PACE, polling=Polling(**polling), snapshot=snapshot(Status.SUBMITTED, task_id))
-        watch.begin(asyncio.get_running_loop().time(), 0.5)
-        return TaskHandle(watch, self.poller, self.files.save)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is looked after any more."""
-        return not self.poller._entries and not self.poller._workers
-
-
-PROCESSING, SUCCEEDED, FAILED = map(snapshot, (Status.PROCESSING, Status.SUCCEED, Status.FAILED))
-
-
-async def together(*handles: TaskHandle[Videos]) -> None:
-    """Wait for all, as far as none fails."""
-    async with asyncio.TaskGroup() as group:
-        for handle in handles:
-            group.create_task(handle.wait())
-
-
-async def settle() -> None:
-    """Let everything happen that needs no time."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
+@pytest.mark.row("W10")
 async def test_awaiting() -> None:
     """Awaiting a handle looks at its pace and gives the entries; awaiting it again costs no look."""
     room = Room()
@@ -169,6 +49,7 @@ async def test_a_thousand_awaiters_one_stream() -> None:
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
+@pytest.mark.row("W5")
 async def test_cancelling_all_but_one(takes: float) -> None:
     """Cancelling 999 of 1,000 waiters, between looks or during one, changes nothing for the last (P7)."""
     room = Room()
@@ -186,6 +67,7 @@ async def test_cancelling_all_but_one(takes: float) -> None:
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
+@pytest.mark.row("W5")
 async def test_cancelling_everybody(takes: float) -> None:
     """When nobody waits nothing is looked at, and nothing is kept; who waits later is looked after again (W5)."""
     room = Room()
@@ -214,6 +96,7 @@ async def test_a_deadline_left_behind_disturbs_nobody() -> None:
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
+@pytest.mark.row("W6")
 async def test_cancelled_as_the_result_arrives(*, cancelled_first: bool) -> None:
     """A waiter cancelled in the very turn of the result is cancelled, and the others get the result (W6)."""
     room = Room()
@@ -266,6 +149,7 @@ async def test_the_default_bound_is_the_pollings() -> None:
     assert await handle.wait(timeout=float("inf")) == (VIDEO,)
 
 
+@pytest.mark.row("V15")
 async def test_no_look_for_those_who_will_not_wait() -> None:
     """A bound of nothing looks at nothing; a negative one is a mistake."""
     room = Room()
@@ -278,6 +162,7 @@ async def test_no_look_for_those_who_will_not_wait() -> None:
     assert room.gateway.looks == []
 
 
+@pytest.mark.row("Q1")
 async def test_noise() -> None:
     """Failed looks end no wait (P9)."""
     room = Room()
@@ -320,101 +205,6 @@ async def test_refused_looks() -> None:
         assert errors[0] is not errors[1]
     assert len(room.gateway.looks) == 2
     assert room.idle
-
-
-async def test_updates() -> None:
-    """Iterating gives every change, from the present state on, the final one last."""
-    room = Room()
-    handle = room.handle(snapshot(Status.SUBMITTED), PROCESSING, DROPPED, PROCESSING, SUCCEEDED)
-    assert [seen.status async for seen in handle.updates()] == [Status.SUBMITTED, Status.PROCESSING, Status.SUCCEED]
-    assert [seen.status async for seen in handle.updates()] == [Status.SUCCEED]
-    assert len(room.gateway.looks) == 5
-
-
-async def test_updates_come_when_they_happen() -> None:
-    """A change is told at the look that saw it, and not when the next one is."""
-    room = Room()
-    handle = room.handle(PROCESSING, PROCESSING, SUCCEEDED)
-    times = [asyncio.get_running_loop().time() async for _ in handle.updates()]
-    assert times[1:] == [room.gateway.looks[0][1], room.gateway.looks[2][1]]
-
-
-async def test_updates_of_a_failed_task() -> None:
-    """Failure is the last update, and no exception."""
-    handle = Room().handle(PROCESSING, FAILED)
-    assert [seen.status async for seen in handle.updates()] == [Status.SUBMITTED, Status.PROCESSING, Status.FAILED]
-
-
-async def test_slow_readers_miss_nothing() -> None:
-    """A reader who takes its time sees what happened meanwhile, in order, beside one who does not."""
-    room = Room()
-    words = [snapshot(Status.SUBMITTED), PROCESSING, evolve(PROCESSING, message="half"), SUCCEEDED]
-    handle = room.handle(*words)
-
-    async def read(pause: float) -> list[Snapshot]:
-        seen = []
-        async for each in handle.updates():
-            seen.append(each)
-            await asyncio.sleep(pause)
-        return seen
-
-    assert list(await asyncio.gather(read(0), read(100))) == [words, words]
-
-
-async def test_updates_end_on_time() -> None:
-    """An iteration has one bound as a whole, that of the polling."""
-    room = Room()
-    handle = room.handle(PROCESSING, evolve(PROCESSING, message="half"), timeout=60.0)
-    begun = asyncio.get_running_loop().time()
-    with pytest.raises(TaskTimeoutError):
-        async for _ in handle.updates():
-            pass
-    assert asyncio.get_running_loop().time() - begun == pytest.approx(60.0, abs=0.01)
-
-
-async def test_updates_left_early() -> None:
-    """Leaving an iteration leaves nothing behind (W12)."""
-    room = Room()
-    handle = room.handle(PROCESSING)
-    updates = handle.updates()
-    async for _ in updates:
-        break
-    await asyncio.sleep(100)
-    assert room.gateway.looks == []
-    assert room.idle
-
-
-async def test_refreshing() -> None:
-    """A refresh is one look now, whose news reaches the waiters too; its trouble is its own."""
-    room = Room()
-    handle = room.handle(PROCESSING, DROPPED, SUCCEEDED)
-    waiter = asyncio.ensure_future(handle.wait())
-    await settle()
-    assert await handle.refresh() == PROCESSING
-    with pytest.raises(TransportError):
-        await handle.refresh()
-    assert not waiter.done()
-    assert await handle.refresh() == SUCCEEDED
-    assert await waiter == (VIDEO,)
-    assert len(room.gateway.looks) == 3
-
-
-async def test_another_tasks_reply_is_not_given_out() -> None:
-    """A mixed-up reply is an error for who asked for it, and nothing of it is kept."""
-    room = Room()
-    handle = room.handle(snapshot(Status.SUCCEED, "t2"), PROCESSING)
-    with pytest.raises(ProtocolError, match="another task"):
-        await handle.refresh()
-    assert not handle.done
-
-
-async def test_saving_waits() -> None:
-    """Saving waits for the result, and hands over what is needed to save it and to renew its links."""
-    room = Room()
-    handle = room.handle(PROCESSING, SUCCEEDED)
-    assert await handle.save("out", overwrite=True) == (Path("out/v.mp4"),)
-    assert room.files.asked == [((VIDEO,), handle.ref, True, (VIDEO,))]
-    assert len(room.gateway.looks) == 3
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("a defect"), KeyError("data")])
@@ -493,6 +283,7 @@ async def test_finished_tasks_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("takes", [0.0, 1e6])
+@pytest.mark.row("W10")
 async def test_closing(takes: float) -> None:
     """Closing tells every waiter how to go on, ends the looks, and refuses new waits; a known result stays known (P28)."""
     room = Room()
@@ -536,44 +327,3 @@ async def test_another_loop_is_refused() -> None:
 
     await anyio.to_thread.run_sync(asyncio.run, elsewhere())
     assert await waiter == (VIDEO,)
-
-
-async def test_scopes() -> None:
-    """Every way to stop waiting stops the waiting alone: a scope, a timeout, a group's failure (W4)."""
-    room = Room()
-    handle = room.handle(*[PROCESSING] * 8, SUCCEEDED)
-    with anyio.move_on_after(20):
-        await handle
-    with pytest.raises(TimeoutError) as late:
-        async with asyncio.timeout(20):
-            await handle
-    assert not isinstance(late.value, KlingError)
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-    failing = room.handle(snapshot(Status.FAILED, "t2"), task_id="t2")
-    with pytest.raises(ExceptionGroup) as group:
-        await together(handle, failing)
-    assert group.group_contains(TaskFailedError)
-    assert await handle == (VIDEO,)
-
-
-async def test_handles_are_data() -> None:
-    """Pickling or copying a handle gives its reference; printing it gives no link (P20)."""
-    room = Room()
-    handle = room.handle(SUCCEEDED)
-    await handle
-    twins: list[object] = [pickle.loads(pickle.dumps(handle)), copy.copy(handle)]
-    assert twins == [handle.ref] * 2
-    assert "files.example" not in repr(handle)
-    assert "t1" in repr(handle)
-
-
-async def test_a_handle_never_awaited() -> None:
-    """A handle that nobody awaits costs nothing and complains about nothing (W7)."""
-    room = Room()
-    handle = room.handle(SUCCEEDED)
-    del handle
-    gc.collect()
-    await asyncio.sleep(100)
-    assert room.gateway.looks == []

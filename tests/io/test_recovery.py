@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from journals import FOX, ROUTE, Failing, bought, leave, posts, session
 
+from journals import FOX, ROUTE, Failing, bought, leave, posts, session
 from kling_async._fault import ConfigurationError
 from kling_async._pacing import Retry
 from kling_async._profile import OFFICIAL, Profile

@@ -1,394 +1,45 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
-import socket
-import ssl
-import struct
-import traceback
 import tracemalloc
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.client_reqrep import ConnectionKey
-from attrs import define, field
-from yarl import URL
 
+from byte_server import (
+    CANARY,
+    FAILURES,
+    OK,
+    Behaviour,
+    Client,
+    ScriptServer,
+    bomb,
+    everything,
+    hang_read,
+    head,
+    listening_server,
+    opened_transport,
+    pay,
+    replying,
+    trickle_body,
+)
 from kling_async._auth import ApiKey, KeyPair
 from kling_async._clock import SystemClock
-from kling_async._verdict import Failure
-from kling_async._wire import Reply, Request
+from kling_async._wire import Reply
 from kling_async.errors import ConfigurationError
-from kling_async.transport import MAX_BODY, FailedExchange, Transport, _failure
+from kling_async.transport import FailedExchange, Transport
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-CANARY = "sk-c4n4ry"
-Behaviour = Callable[["Client"], Awaitable[None]]
+server = pytest.fixture(listening_server)
 
+transport = pytest.fixture(opened_transport)
 
-@define(eq=False)
-class Client:
-    """The server's end of one connection."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    head: bytes = field(default=b"", repr=False)
-    body: bytes = field(default=b"", repr=False)
-
-    async def read(self) -> None:
-        """Read one whole request."""
-        self.head = await self.reader.readuntil(b"\r\n\r\n")
-        length = next((line.split(b":")[1] for line in self.head.lower().split(b"\r\n") if line.startswith(b"content-length")), b"0")
-        self.body = await self.reader.readexactly(int(length))
-
-    def say(self, data: bytes) -> None:
-        """Write bytes as they are."""
-        self.writer.write(data)
-
-    def reset(self) -> None:
-        """End the connection without a goodbye."""
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
-
-    async def hang(self) -> None:
-        """Say nothing for ever."""
-        await asyncio.sleep(1e9)
-
-
-@define(eq=False)
-class ScriptServer:
-    """A server that behaves, byte by byte, as each test says; keeps what it read."""
-
-    behaviour: Behaviour = lambda client: client.hang()
-    clients: list[Client] = field(factory=list)
-    port: int = 0
-    _running: set[asyncio.Task[None]] = field(factory=set)
-
-    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = Client(reader, writer)
-        self.clients.append(client)
-        task = asyncio.get_running_loop().create_task(self._serve(client))
-        self._running.add(task)
-
-    async def _serve(self, client: Client) -> None:
-        try:
-            await self.behaviour(client)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the other end has gone, as some tests want it
-        finally:
-            client.writer.close()
-
-    async def aclose(self) -> None:
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def get(self) -> Request:
-        """A harmless request here."""
-        return Request(method="GET", url=f"{self.url}/kling/v1/videos/text2video/8800")
-
-    def post(self, size: int = 20) -> Request:
-        """A paid request here."""
-        return Request(method="POST", url=f"{self.url}/kling/v1/videos/text2video", body=b"x" * size)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ScriptServer]:
-    """A server that listens."""
-    made = ScriptServer()
-    listening = await asyncio.start_server(made.serve, "127.0.0.1", 0, limit=1 << 20)
-    made.port = listening.sockets[0].getsockname()[1]
-    yield made
-    listening.close()
-    await made.aclose()
-
-
-@pytest.fixture
-async def transport() -> AsyncIterator[Transport]:
-    """A transport with a key that is easy to find."""
-    made = Transport(ApiKey(CANARY), SystemClock(), public_only=False)
-    yield made
-    await made.aclose()
-
-
-async def pay(transport: Transport, request: Request) -> tuple[Reply | Failure, bool]:
-    """The reply or the failure of a paid request, and whether it was said to be sent."""
-    marks: list[bool] = []
-    try:
-        return await transport.pay(request, on_sent=lambda: marks.append(True)), marks == [True]
-    except FailedExchange as error:
-        failed = error
-    assert failed.failure.sent is bool(marks)
-    assert failed.__cause__ is failed.__context__ is None
-    assert CANARY not in everything(failed)
-    return failed.failure, bool(marks)
-
-
-def everything(error: BaseException) -> str:
-    """All that the most talkative traceback shows."""
-    return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-
-
-OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"code": 0}'
-
-
-def replying(*pieces: bytes) -> Behaviour:
-    """Read the request, then say this and close."""
-
-    async def behave(client: Client) -> None:
-        await client.read()
-        for piece in pieces:
-            client.say(piece)
-            await client.writer.drain()
-
-    return behave
-
-
-def head(*lines: str, status: str = "200 OK") -> bytes:
-    """The head of a reply."""
-    return "\r\n".join((f"HTTP/1.1 {status}", *lines, "", "")).encode()
-
-
-async def close_unread(client: Client) -> None:
-    """Close before reading."""
-    client.writer.close()
-
-
-async def reset_unread(client: Client) -> None:
-    """Reset before reading."""
-    client.reset()
-
-
-async def close_half_read(client: Client) -> None:
-    """Close in the middle of the body."""
-    await client.reader.read(100_000)
-    client.writer.close()
-
-
-async def reset_half_read(client: Client) -> None:
-    """Reset in the middle of the body."""
-    await client.reader.read(100_000)
-    client.reset()
-
-
-async def reset_read(client: Client) -> None:
-    """Read all, then reset."""
-    await client.read()
-    client.reset()
-
-
-async def hang_read(client: Client) -> None:
-    """Read all, and never answer."""
-    await client.read()
-    await client.hang()
-
-
-async def trickle_head(client: Client) -> None:
-    """Send a header now and then."""
-    await client.read()
-    client.say(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        client.say(b"X-Slow: 1\r\n")
-        await asyncio.sleep(5)
-
-
-async def trickle_body(client: Client) -> None:
-    """Send a byte now and then."""
-    await client.read()
-    client.say(head("Content-Length: 1000000"))
-    while True:
-        client.say(b" ")
-        await asyncio.sleep(5)
-
-
-def bomb(megabytes: int) -> bytes:
-    """A small reply that unpacks to a large one."""
-    packer = zlib.compressobj(9, wbits=31)
-    data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(megabytes)) + packer.flush()
-    return head("Content-Encoding: gzip", f"Content-Length: {len(data)}") + data
-
-
-FAILURES: dict[str, tuple[Behaviour, int, set[str]]] = {
-    # The behaviour, the size of the body, what may be told: a close may be seen as a reset.
-    "9 close before reading": (close_unread, 20, {"disconnected", "reset"}),
-    "9 reset before reading": (reset_unread, 20, {"disconnected", "reset"}),
-    "10 close in mid-upload": (close_half_read, 8 << 20, {"disconnected", "reset"}),
-    "10 reset in mid-upload": (reset_half_read, 8 << 20, {"disconnected", "reset"}),
-    "12 close after reading": (replying(), 20, {"disconnected"}),
-    "12 reset after reading": (reset_read, 20, {"disconnected", "reset"}),
-    "13 never read": (Client.hang, 20, {"timeout"}),
-    "13 never answered": (hang_read, 20, {"timeout"}),
-    "13 head by drops": (trickle_head, 20, {"timeout", "malformed-reply"}),
-    "13 body by drops": (trickle_body, 20, {"timeout"}),
-    "14 garbage status line": (replying(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), 20, {"malformed-reply"}),
-    "14 20 KB header": (replying(head(f"X-Long: {'x' * 20_000}", "Content-Length: 0")), 20, {"malformed-reply"}),
-    "14 300 headers": (replying(head(*(f"X-{n}: 1" for n in range(300)), "Content-Length: 0")), 20, {"malformed-reply"}),
-    "14 two lengths": (replying(head("Content-Length: 2", "Content-Length: 3") + b"{} "), 20, {"malformed-reply"}),
-    "14 length and chunked": (
-        replying(head("Content-Length: 2", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n"),
-        20,
-        {"malformed-reply"},
-    ),
-    "15 cut body": (replying(head("Content-Length: 100") + b'{"code": 0'), 20, {"cut-reply"}),
-    "15 cut chunk": (replying(head("Transfer-Encoding: chunked") + b'64\r\n{"code": 0'), 20, {"cut-reply"}),
-    "15 broken gzip": (replying(head("Content-Encoding: gzip") + gzip.compress(OK)[:-8] + bytes(8)), 20, {"cut-reply"}),
-    "15 no gzip": (replying(head("Content-Encoding: gzip", "Content-Length: 11") + b'{"code": 0}'), 20, {"cut-reply"}),
-    "head without end": (replying(b"HTTP/1.1 200 OK\r\nContent-Le"), 20, {"disconnected", "malformed-reply"}),
-    "too large": (replying(head(f"Content-Length: {MAX_BODY + 1}") + bytes(MAX_BODY + 1)), 20, {"cut-reply"}),
-    "gzip bomb": (replying(bomb(64)), 20, {"cut-reply"}),
-}
-
-
-@pytest.mark.parametrize("row", FAILURES)
-async def test_failures_after_sending(server: ScriptServer, transport: Transport, row: str) -> None:
-    """Whatever goes wrong once a byte may have left is told as sent: the rows of `reliability.md` 2.2 that cannot be told apart."""
-    server.behaviour, size, causes = FAILURES[row]
-    begun = asyncio.get_running_loop().time()
-    failure, sent = await pay(transport, server.post(size))
-    assert isinstance(failure, Failure)
-    assert failure.cause in causes
-    assert sent
-    assert failure.slow is (failure.cause == "timeout")
-    assert asyncio.get_running_loop().time() - begun <= 60 + size / (64 * 1024) + 0.01
-    assert len(server.clients) == 1
-
-
-@pytest.mark.parametrize("row", FAILURES)
-async def test_failures_of_reads(server: ScriptServer, transport: Transport, row: str) -> None:
-    """The same befalls reads, within 20 seconds and without a trace of the key; aiohttp may repeat a read once by itself."""
-    server.behaviour, _, causes = FAILURES[row]
-    begun = asyncio.get_running_loop().time()
-    with pytest.raises(FailedExchange) as failed:
-        await transport.read(server.get())
-    causes = causes | ({"connect"} if "reset" in causes else set())
-    assert failed.value.failure.cause in causes
-    assert asyncio.get_running_loop().time() - begun <= 20.01
-    assert CANARY not in everything(failed.value)
-    assert 1 <= len(server.clients) <= 2
-
-
-REPLIES: dict[str, tuple[Behaviour, int, bytes]] = {
-    "plain": (replying(OK), 200, b'{"code": 0}'),
-    "byte by byte": (replying(*(bytes([byte]) for byte in OK)), 200, b'{"code": 0}'),
-    "16 page": (replying(head("Content-Type: text/html", "Content-Length: 6") + b"<html>"), 200, b"<html>"),
-    "16 empty": (replying(head("Content-Length: 0")), 200, b""),
-    "16 cut without a length": (replying(head() + b'{"code":'), 200, b'{"code":'),
-    "204": (replying(head(status="204 No Content")), 204, b""),
-    "gzip": (replying(head("Content-Encoding: gzip") + gzip.compress(b"{}")), 200, b"{}"),
-    "chunked": (replying(head("Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n"), 200, b"{}"),
-    "4 MiB": (replying(head(f"Content-Length: {MAX_BODY}") + bytes(MAX_BODY)), 200, bytes(MAX_BODY)),
-    "400": (replying(head("Content-Length: 2", status="400 Bad Request") + b"{}"), 400, b"{}"),
-    "502": (replying(head("Content-Length: 0", status="502 Bad Gateway")), 502, b""),
-    "hints first": (replying(head(status="103 Early Hints") * 20 + OK), 200, b'{"code": 0}'),
-    "charset": (replying(head("Content-Type: application/json; charset=nope", "Content-Length: 2") + b"{}"), 200, b"{}"),
-}
-
-
-@pytest.mark.parametrize("row", REPLIES)
-async def test_complete_replies(server: ScriptServer, transport: Transport, row: str) -> None:
-    """A complete reply is a reply, whatever its status, and comes as it is."""
-    server.behaviour, status, body = REPLIES[row]
-    reply, _ = await pay(transport, server.post())
-    assert isinstance(reply, Reply)
-    assert (reply.status, reply.body) == (status, body)
-    assert (await transport.read(server.get())).body == body
-
-
-async def test_a_refusal_in_mid_upload(server: ScriptServer, transport: Transport) -> None:
-    """A reply that comes while the body is still being sent is a reply (row 11)."""
-
-    async def refuse(client: Client) -> None:
-        await client.reader.readuntil(b"\r\n\r\n")
-        client.say(head("Content-Length: 2", "Connection: close", status="413 Too Large") + b"{}")
-        while await client.reader.read(1 << 20):
-            pass
-
-    server.behaviour = refuse
-    reply, _ = await pay(transport, server.post(8 << 20))
-    assert isinstance(reply, Reply)
-    assert (reply.status, reply.body) == (413, b"{}")
-
-
-async def test_refused_connections(transport: Transport) -> None:
-    """Where nobody listens nothing is sent (row 4)."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    failure, sent = await pay(transport, Request(method="POST", url=f"http://127.0.0.1:{port}/"))
-    assert (failure, sent) == (Failure(cause="connect", sent=False), False)
-
-
-async def test_connections_that_are_never_made(transport: Transport) -> None:
-    """Where nobody accepts, ten seconds are enough, and nothing is sent (row 5)."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.settimeout(0)
-            filler.connect_ex(full.getsockname())
-        begun = asyncio.get_running_loop().time()
-        failure, sent = await pay(transport, Request(method="POST", url=f"http://127.0.0.1:{full.getsockname()[1]}/"))
-        assert (failure, sent) == (Failure(cause="timeout", sent=False, slow=True), False)
-        assert asyncio.get_running_loop().time() - begun == pytest.approx(10.0, abs=0.01)
-        for filler in fillers:
-            filler.close()
-
-
-async def answer_in_plain(client: Client) -> None:
-    """Answer a handshake as if it were a request."""
-    await client.reader.read(100)
-    client.say(head(status="400 Bad Request"))
-
-
-@pytest.mark.parametrize(("behaviour", "cause"), [(answer_in_plain, "tls"), (Client.hang, "timeout"), (close_unread, "connect")])
-async def test_tls_to_a_plain_port(server: ScriptServer, transport: Transport, behaviour: Behaviour, cause: str) -> None:
-    """A handshake that fails or hangs sends nothing (row 7)."""
-    server.behaviour = behaviour
-    seen, sent = await pay(transport, Request(method="POST", url=server.url.replace("http", "https")))
-    assert isinstance(seen, Failure)
-    assert seen.cause == cause
-    assert (seen.sent, sent) == (False, False)
-
-
-KEY = ConnectionKey("gateway.example", 443, True, True, None, None, None)  # noqa: FBT003  aiohttp's own order
-REFUSED = OSError(111, "refused")
-
-
-@pytest.mark.parametrize("sent", [True, False])
-@pytest.mark.parametrize(
-    ("error", "cause", "final"),
-    [
-        (aiohttp.ClientConnectorDNSError(KEY, REFUSED), "dns", False),
-        (aiohttp.ClientConnectorError(KEY, OSError(24, "too many open files")), "connect", False),
-        (aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("expired")), "certificate", True),
-        (aiohttp.ClientConnectorSSLError(KEY, REFUSED), "tls", True),
-        (aiohttp.ConnectionTimeoutError(), "timeout", False),
-        (aiohttp.SocketTimeoutError(), "timeout", False),
-        (TimeoutError(), "timeout", False),
-        (aiohttp.ServerDisconnectedError(), "disconnected", False),
-        (aiohttp.ClientResponseError(aiohttp.RequestInfo(URL("/"), "POST", None, URL("/")), (), status=400), "malformed-reply", False),  # type: ignore[arg-type]  # headers do not matter
-        (aiohttp.ClientPayloadError(), "cut-reply", False),
-        (RuntimeError("the transport is closed"), "broken", False),
-        (aiohttp.InvalidURL("x"), "broken", False),
-    ],
-)
-async def test_the_failure_table(error: Exception, cause: str, *, final: bool, sent: bool) -> None:
-    """Each exception has its word; whether a byte left is never concluded from it, and nothing is final that was sent."""
-    failure = _failure(error, sent=sent)
-    assert failure == Failure(cause=cause, sent=sent, final=final and not sent, slow=cause == "timeout")
-
-
+@pytest.mark.row("C12")
 async def test_paid_requests_never_share_a_connection(server: ScriptServer, transport: Transport) -> None:
     """Each paid request has a connection of its own, reads share one (row 17)."""
 
@@ -435,6 +86,7 @@ async def test_what_is_sent(server: ScriptServer, transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+@pytest.mark.row("C14")
 async def test_redirects_are_not_followed(server: ScriptServer, transport: Transport, status: str) -> None:
     """Nothing goes anywhere else than to the configured origin, whatever it answers (C14, P16)."""
     server.behaviour = replying(head(f"Location: http://localhost:{server.port}/elsewhere", "Content-Length: 0", status=status))
@@ -446,6 +98,7 @@ async def test_redirects_are_not_followed(server: ScriptServer, transport: Trans
     assert all(b"elsewhere" not in client.head for client in server.clients)
 
 
+@pytest.mark.row("X3")
 async def test_the_environment_is_not_asked(
     server: ScriptServer, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
