@@ -81,6 +81,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         writers = (getattr(thread, "writer", None) for thread in threading.enumerate())
         return bool(self._jobs or borrowed or any(writer and not writer.idle for writer in writers))
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        del timeout  # from Python 3.12 on there is a bound, and virtual time would reach it before a thread has ended
+        await super().shutdown_default_executor()
+
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
