@@ -67,6 +67,7 @@ nox.options.sessions = ["tests"]
 
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 THIS = "{}.{}".format(*sys.version_info)
+PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup")
 OTHERS = [version for version in nox.project.python_versions(PROJECT) if version != THIS]
 
 
@@ -86,21 +87,21 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test on this Python."""
     session.install("-e", ".[cli,emulator]", *group("test", "floors"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
 def matrix(session: nox.Session) -> None:
     """Run the tests of the fault matrix, and print each row: passed, failed, or without a test yet."""
     session.install("-e", ".[cli,emulator]", *group("test"))
-    session.run("pytest", "-m", "row", "--matrix", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "row", "--matrix", *session.posargs)
 
 
 @nox.session(python=OTHERS)
 def pythons(session: nox.Session) -> None:
     """Run the tests on each other supported Python that is found; the exhaustive ones have been run by `tests`."""
     session.install("-e", ".[cli,emulator]", *group("test", "floors"))
-    session.run("pytest", "-m", "not exhaustive", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not exhaustive", *session.posargs)
 
 
 @nox.session
@@ -166,7 +167,7 @@ def package(session: nox.Session) -> None:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, away)
     session.chdir(away)
-    session.run("pytest", "-m", "not exhaustive", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not exhaustive", *session.posargs)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from kling_async.admission import Admission, limits_from
 from kling_async.errors import SubmitOutcomeUnknown
 from kling_async.files import Entry, Files
 from kling_async.jobs import Job
-from kling_async.journal import Creation, Journal
+from kling_async.journal import Journal
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Audience, Observer, StatusChange
 from kling_async.orders import Orders
@@ -33,6 +33,7 @@ from kling_async.purchase import Buyer, Receipt
 from kling_async.reader import Reader
 from kling_async.reconcile import Reconciler
 from kling_async.recovery import Memory
+from kling_async.settling import Settling
 from kling_async.tasks import TaskHandle
 from kling_async.transport import ClientSession, Transport
 from kling_async.verbs import Verbs
@@ -48,7 +49,7 @@ _AT_ONCE: Final = 100
 """Jobs of one `map` that are under way at once, when it is not said."""
 
 
-class KlingSession(Verbs):
+class KlingSession(Verbs, Settling):
     """A connection to one gateway: buys tasks, follows them, fetches their results.
 
     Cheap to build anywhere, also outside a running event loop; nothing is opened before first use. It
@@ -259,48 +260,6 @@ class KlingSession(Verbs):
             ConfigurationError: `in_flight` is no number from 1.
         """
         return Outcomes(jobs, self.submit, _AT_ONCE if in_flight is None else in_flight)
-
-    async def recover(self) -> tuple[TaskHandle[tuple[Any, ...]], ...]:
-        """Handles for all that the journal says is unfinished, after asking for what is unknown where that is possible.
-
-        What was never sent is withdrawn. What stays unknown is listed by `unknowns`.
-
-        Raises:
-            JournalError: the journal cannot be read.
-        """
-        self._binding.check()
-        return tuple(map(self.attach, await self._memory.unfinished()))
-
-    async def reconcile(self, external_task_id: str) -> TaskHandle[tuple[Any, ...]] | None:
-        """The task that was created under that key; `None` while nobody can tell.
-
-        Waits for a request under way in this session, then asks the service where the profile can.
-
-        Raises:
-            JournalError: the journal knows no such key.
-        """
-        self._binding.check()
-        await self._orders.settling(external_task_id)
-        ref = await self._memory.find(external_task_id)
-        return None if ref is None else self.attach(ref)
-
-    async def unknowns(self) -> tuple[Creation, ...]:
-        """Creations of which nobody knows whether they were accepted, with all that is known of them."""
-        self._binding.check()
-        return tuple(await self._memory.unknowns())
-
-    async def adopt(self, external_task_id: str, task_id: str) -> TaskHandle[tuple[Any, ...]]:
-        """Settle an unknown by hand: the task you found in the service's console is that creation's.
-
-        Raises:
-            JournalError: the journal knows no such key.
-        """
-        self._binding.check()
-        return self.attach(await self._memory.adopt(external_task_id, task_id))
-
-    def orphans(self) -> tuple[TaskRef, ...]:
-        """Tasks that were accepted after their caller had gone; they run, and they cost money."""
-        return tuple(self._orphans)
 
     def __repr__(self) -> str:
         """Gateway and state; no key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import ipaddress
 import os
@@ -263,10 +264,16 @@ def _trusted(trust_env: bool) -> ssl.SSLContext | bool:  # noqa: FBT001  a setti
     if trust_env or {"SSL_CERT_FILE", "SSL_CERT_DIR"}.isdisjoint(os.environ) or not (file or directory):
         return True
     try:
-        return ssl.create_default_context(cafile=file, capath=directory)
+        return _context(file, directory)
     except OSError:  # such as no file descriptor left
         failure = Failure(cause="connect", sent=False)
     raise FailedExchange(failure)
+
+
+@functools.cache
+def _context(file: str | None, directory: str | None) -> ssl.SSLContext:
+    """One for all sessions: reading the certificates takes 50 ms, in which the loop stands still."""
+    return ssl.create_default_context(cafile=file, capath=directory)
 
 
 async def _headers_sent(_session: ClientSession, names: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams) -> None:

@@ -1,8 +1,12 @@
-"""The fault matrix as a table: which rows of `reliability.md` section 4 have tests, how those ended, and which have none yet."""
+"""What a run says at its end: figures that tests were promised to print, and the fault matrix as a table.
+
+The table tells which rows of `reliability.md` section 4 have tests, how those ended, and which have none yet.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -25,12 +29,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Matrix(), "kling-matrix")
 
 
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Print a line at the end of the run, whichever process the test runs in."""
+    return lambda line: record_property("said", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests had to say."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    if lines := [str(value) for report in reports for name, value in report.user_properties if name == "said"]:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse rows that do not exist."""
+    """Refuse rows that do not exist; let reports carry those that do."""
     for item in items:
-        if strange := sorted(set(rows_of(item)) - set(ROWS)):
+        rows = rows_of(item)
+        if strange := sorted(set(rows) - set(ROWS)):
             msg = f"{item.nodeid}: the matrix has no row {strange[0]!r}"
             raise pytest.UsageError(msg)
+        item.user_properties.extend(("row", row) for row in rows)
 
 
 def rows_of(item: pytest.Item) -> list[str]:
@@ -42,18 +63,15 @@ def rows_of(item: pytest.Item) -> list[str]:
 class Matrix:
     """Counts the tests of each row."""
 
-    rows: dict[str, list[str]] = field(factory=dict)
+    rows: dict[str, set[str]] = field(factory=dict)
     """Test → its rows."""
     ends: dict[str, str] = field(factory=dict)
     """Test → `passed`, `failed` or `skipped`; the worst of its phases."""
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Learn which tests are run, deselected ones left out."""
-        self.rows = {item.nodeid: rows for item in session.items if (rows := rows_of(item))}
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how a phase of a test ended."""
-        if report.nodeid in self.rows and (report.when == "call" or not report.passed):
+        self.rows[report.nodeid] = {str(value) for name, value in report.user_properties if name == "row"}
+        if report.when == "call" or not report.passed:
             known = self.ends.get(report.nodeid, "passed")
             self.ends[report.nodeid] = report.outcome if known == "passed" else known
 
@@ -61,7 +79,7 @@ class Matrix:
         """Print the table."""
         ends: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for test, rows in self.rows.items():
-            for row in set(rows):
+            for row in rows:
                 ends[row][self.ends.get(test, "not run")] += 1
         write = terminalreporter.write_line
         terminalreporter.section("fault matrix")

@@ -116,6 +116,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
+        self._asked += 1
         self._queue.put(None)
         await ended.wait()
         self._thread.join()
@@ -157,6 +158,7 @@ class Writer:
             connection.close()
         with contextlib.suppress(RuntimeError):  # the loop is gone
             self._on_end()
+        self._answered += 1
 
     def _gather(self) -> tuple[list[_Item], bool]:
         item = self._queue.get()

@@ -14,7 +14,7 @@ from kling_async import Creation, Journal, JournalError, KlingError, KlingSessio
 from kling_async.emulator import Emulator
 from kling_async.journal import State
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.xdist_group("cancellation")]  # together in one process, so that they can be counted
 
 _SETTLED: Final = 1000.0
 """Virtual seconds in which every request has its answer and every look-up is over."""
@@ -166,8 +166,7 @@ async def test_leaving_at_every_suspension_point(profile: str, fault: Fault | No
         assert at > 3
 
 
-def test_that_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+def test_that_is_enough(say: Callable[[str], None]) -> None:
     """The combinations add up to what was promised."""
-    with capsys.disabled():
-        print(f"\n{len(_RUNS)} combinations of fault, profile and suspension point")  # noqa: T201  the count that was promised
+    say(f"{len(_RUNS)} combinations of fault, profile and suspension point")
     assert len(_RUNS) >= 500

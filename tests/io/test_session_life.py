@@ -20,6 +20,7 @@ from kling_async import (
     ConfigurationError,
     KlingError,
     KlingSession,
+    Polling,
     SubmitOutcomeUnknown,
     TaskFailedError,
     TaskHandle,
@@ -209,7 +210,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_in_another_process(tmp_path: Path) -> None:
     """A reference, as text or pickled, is all that another process needs to await and save the task."""
-    async with Emulator(speed=1000) as emulator, session(emulator) as kling:
+    async with Emulator(speed=1000) as emulator, session(emulator, polling=Polling.fixed(0.1)) as kling:
         handle = await kling.submit(FOX)
         given = json.dumps([str(handle.ref), pickle.dumps(handle).hex()])
         command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
@@ -227,14 +228,14 @@ async def test_leaving_without_closing() -> None:
     """A program that ends without closing ends without a traceback (X7)."""
     code = """
 import asyncio
-from kling_async import KlingSession, Text2Video
+from kling_async import KlingSession, Polling, Text2Video
 from kling_async.emulator import Emulator
 async def main():
     async with Emulator(speed=1000) as emulator:
-        kling = KlingSession("sk-1", base_url=emulator.url)
+        kling = KlingSession("sk-1", base_url=emulator.url, polling=Polling.fixed(0.1))
         await kling.submit(Text2Video(prompt="a fox"))
         await kling.aclose()
-        never = KlingSession("sk-1", base_url=emulator.url)
+        never = KlingSession("sk-1", base_url=emulator.url, polling=Polling.fixed(0.1))
         handle = await never.submit(Text2Video(prompt="a fox"))
         print(len(await handle))
 asyncio.run(main())
