@@ -1,13 +1,15 @@
 """Which sessions are alive: each holds a lock on a file beside the journal, and a lock dies with its process.
 
 A lock and not a lease: a process that is stopped or suspended still owns what it was sending, so nobody
-can take it over and have it sent twice when the process wakes.
+can take it over and have it sent twice when the process wakes. A file gets its name only once it is locked:
+one that can be locked by its name is a dead session's, and cleared away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -26,6 +28,11 @@ if sys.platform == "win32":
         except OSError:
             return False
         return True
+
+    def _take(place: Path) -> int:
+        descriptor = os.open(place, os.O_CREAT | os.O_RDWR, 0o600)  # an open file can be neither renamed nor cleared away here
+        _lock(descriptor)
+        return descriptor
 else:
     import fcntl
 
@@ -36,7 +43,15 @@ else:
             return False
         return True
 
+    def _take(place: Path) -> int:
+        hidden = place.with_name(f".{place.name}.new")
+        descriptor = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o600)
+        _lock(descriptor)
+        hidden.rename(place)
+        return descriptor
 
+
+_ID: Final = re.compile("[0-9a-f]{16}")
 _HERE: Final[set[str]] = set()
 """The claims of this process, which need no file to be known."""
 
@@ -50,11 +65,11 @@ class Owner:
     _descriptor: int = field(default=-1, init=False)
 
     def claim(self) -> None:
-        """Take the lock; raises `OSError`."""
+        """Take the lock, and clear away what dead sessions left; raises `OSError`."""
         _HERE.add(self.id)
         if self.path is not None and self._descriptor < 0:
-            self._descriptor = os.open(_place(self.path, self.id), os.O_CREAT | os.O_RDWR, 0o600)
-            _lock(self._descriptor)
+            self._descriptor = _take(_place(self.path, self.id))
+            _clear(self.path)
 
     def release(self) -> None:
         """Give it back."""
@@ -84,6 +99,16 @@ def is_alive(path: str | None, owner: str) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _clear(path: str) -> None:
+    if sys.platform == "win32":
+        return  # a file there is not yet locked when it gets its name
+    prefix = _place(path, "").name
+    with contextlib.suppress(OSError), os.scandir(Path(path).parent) as files:  # whoever may not list them leaves them
+        names = [file.name.removeprefix(prefix) for file in files if file.name.startswith(prefix)]
+        for owner in filter(_ID.fullmatch, names):
+            is_alive(path, owner)
 
 
 def _place(path: str, owner: str) -> Path:

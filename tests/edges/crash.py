@@ -1,17 +1,18 @@
-"""Buys one job and dies by SIGKILL at a named point; run by the tests of crashes, one process per death.
+"""Buys one job at a time and dies of it by SIGKILL; run by the tests of crashes, once for all of them.
 
-    python crash.py URL PROFILE JOURNAL POINT:KEY...
-
-For each point and key a child is forked, which submits under that key and waits for the result. A point is one of
-those below, or a number: the turn of the event loop to die in.
+Each line of its input is a death: `URL PROFILE JOURNAL KEY WHEN`. A child is forked, which needs no time to start; it submits under
+that key and waits for the result. WHEN is one of the points below, `turn-N` of its event loop, `after-SECONDS`, or `told`: by another
+line. How the child ended is answered with a line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -96,24 +97,36 @@ class MortalLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]  # the loop's own, which no stub tells of
 
 
-async def _buy(url: str, profile: str, path: str, key: str) -> None:
+async def _buy(url: str, profile: str, path: str | None, key: str | None) -> None:
     journal = MortalJournal(path)
     async with journal, KlingSession("k", base_url=url, profile=profile, journal=journal, polling=POLLING) as kling:
-        await kling.run(Text2Video(prompt="a fox", external_task_id=key))
+        if key is not None:
+            await kling.run(Text2Video(prompt="a fox", external_task_id=key))
+
+
+def _live(url: str, profile: str, path: str, key: str, when: str) -> NoReturn:
+    MortalJournal.point = MortalTransport.point = when
+    last = int(when.removeprefix("turn-")) if when.startswith("turn-") else 0
+    with asyncio.Runner(loop_factory=lambda: MortalLoop(last)) as runner:
+        runner.run(_buy(url, profile, path, key))
+    os._exit(0)
 
 
 def main() -> None:
     """Fork, and see each child die."""
-    url, profile, path, *deaths = sys.argv[1:]
     kling_async.session.Transport = MortalTransport  # type: ignore[attr-defined]  # in this process only
-    for death in deaths:
-        point, _, key = death.partition(":")
+    asyncio.run(_buy("http://127.0.0.1:9", "gateway", None, None))  # imports what is imported late, once for all
+    gc.freeze()
+    while line := sys.stdin.readline():
+        url, profile, path, key, when = line.split()
         if (child := os.fork()) == 0:
-            MortalJournal.point = MortalTransport.point = point
-            last = int(point) if point.isdecimal() else 0
-            with asyncio.Runner(loop_factory=lambda: MortalLoop(last)) as runner:  # noqa: B023  used at once
-                runner.run(_buy(url, profile, path, key))
-            os._exit(0)
+            _live(url, profile, path, key, when)
+        if when == "told":
+            sys.stdin.readline()
+        elif when.startswith("after-"):
+            time.sleep(float(when.removeprefix("after-")))
+        if when == "told" or when.startswith("after-"):
+            os.kill(child, signal.SIGKILL)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print("killed" if ended == -signal.SIGKILL else ended, flush=True)  # noqa: T201  what the test reads
 

@@ -1,7 +1,8 @@
 """Runs examples as a reader would, but for three things: an emulator is there, time jumps, and warnings are errors.
 
 Takes `[name, source]` pairs as JSON on standard input and writes what went wrong, by name, to standard output. A block with its
-own `asyncio.run` is a program; any other is a fragment, and gets what the pages promise it: an open session called `kling`.
+own `asyncio.run`, or `run` of `kling_async.testing`, is a program; any other is a fragment, and gets what the pages promise it:
+an open session called `kling`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from conftest import VirtualLoop
 from kling_async import KlingSession
 from kling_async.emulator import Emulator
+from kling_async.testing import VirtualLoop
 
 PORTRAIT = resources.files("kling_async.emulator").joinpath("samples", "picture-1x1.png").read_bytes()
 
@@ -52,7 +53,7 @@ async def within_session(code: Any) -> None:
 
 def read(name: str, source: str) -> None:
     """Run one example in the present directory."""
-    if "asyncio.run(" in source:
+    if "asyncio.run(" in source or "\nrun(" in source:
         exec(compile(source, name, "exec"), {"__name__": "__main__"})
     else:
         run(within_session(compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)))

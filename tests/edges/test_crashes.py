@@ -1,28 +1,38 @@
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
+import random
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
+from typing import Final
 
+import anyio.to_thread
 import pytest
+from attrs import frozen
 
 import kling_async
+from journals import Told
 from kling_async._pacing import Polling, Retry
 from kling_async.emulator import Emulator
 from kling_async.errors import SubmitOutcomeUnknown
 from kling_async.jobs import Text2Video
 from kling_async.journal import Journal, State
 from kling_async.session import KlingSession
+from kling_async.testing import assert_bought_once, duplicates
 
 pytestmark = pytest.mark.exhaustive
 
-CRASH = Path(__file__).with_name("crash.py")
-TURNS = 50
+CRASH: Final = Path(__file__).with_name("crash.py")
+TURNS: Final = 50
+"""Turns of its loop in which a customer has bought, and waits or is done."""
+LIFE: Final = 0.15
+"""Seconds in which a customer has its result, about."""
+KILLS: Final = 50
+"""Of each kind of server."""
+SEED: Final = int(os.environ.get("KLING_CRASH_SEED", random.SystemRandom().getrandbits(32)))
 
 
 @pytest.fixture
@@ -44,34 +54,40 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
 
 
-class Told(list[Any]):
-    """A list that tells when something is added."""
+@frozen
+class Customers:
+    """The process whose children buy and die."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.told = asyncio.Event()
+    process: subprocess.Popen[str]
 
-    def append(self, item: Any) -> None:
-        super().append(item)
-        self.told.set()
+    async def dies(self, emulator: Emulator, path: Path, key: str, when: str) -> str:
+        """How a customer ended that was to be killed then."""
+        self.say(emulator.url, emulator.health["profile"], path, key, when)
+        return await self.ended()
+
+    def say(self, *words: object) -> None:
+        """Tell it something."""
+        assert self.process.stdin is not None
+        print(*words, file=self.process.stdin, flush=True)
+
+    async def ended(self) -> str:
+        """How the last customer ended."""
+        assert self.process.stdout is not None
+        return (await anyio.to_thread.run_sync(self.process.stdout.readline)).strip()
+
+
+@pytest.fixture(scope="module")
+def customers() -> Iterator[Customers]:
+    """One for all tests: children start at once, while an interpreter needs most of a second."""
+    env = {**os.environ, "PYTHONPATH": str(Path(kling_async.__file__).parents[1])}
+    command = [sys.executable, str(CRASH)]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        yield Customers(process)
 
 
 def findable(emulator: Emulator) -> bool:
     """Whether that server can be asked by key."""
     return bool(emulator.health["profile"] == "official")
-
-
-async def runner(emulator: Emulator, path: Path, *deaths: str) -> asyncio.subprocess.Process:
-    """The process in which customers die."""
-    command = [sys.executable, str(CRASH), emulator.url, emulator.health["profile"], str(path), *deaths]
-    env = {**os.environ, "PYTHONPATH": str(Path(kling_async.__file__).parents[1])}
-    return await asyncio.create_subprocess_exec(*command, env=env, stdout=PIPE, start_new_session=True)
-
-
-async def ends(process: asyncio.subprocess.Process) -> list[str]:
-    """How each of its customers ended."""
-    out, _ = await process.communicate()
-    return out.decode().split()
 
 
 def survivor(emulator: Emulator, path: Path) -> KlingSession:
@@ -108,7 +124,8 @@ async def check(emulator: Emulator, path: Path, keys: list[str]) -> dict[str, st
             assert len(await again) == 1
         assert await kling.recover() == ()
     assert all(len(emulator.log.posts_for(key)) <= 1 for key in keys)
-    assert sorted(task.external_task_id or "" for task in emulator.log.tasks) == sorted(accepted)
+    assert duplicates(emulator) == {}
+    assert {assert_bought_once(emulator, key).id for key in accepted} == {task.id for task in emulator.log.tasks}
     return became
 
 
@@ -127,9 +144,9 @@ async def check(emulator: Emulator, path: Path, keys: list[str]) -> dict[str, st
         ("finished", State.SUCCEEDED, 1),
     ],
 )
-async def test_killed_at(emulator: Emulator, path: Path, point: str, left: State | None, posts: int) -> None:
+async def test_killed_at(customers: Customers, emulator: Emulator, path: Path, *, point: str, left: State | None, posts: int) -> None:
     """Whoever is killed at a point of `reliability.md` 3.5 leaves what is said there, and the next session settles it."""
-    assert await ends(await runner(emulator, path, f"{point}:ka-1")) == ["killed"]
+    assert await customers.dies(emulator, path, "ka-1", point) == "killed"
     assert len(emulator.log.posts_for("ka-1")) == posts
     assert (await states(path)).get("ka-1") is left
     became = await check(emulator, path, ["ka-1"])
@@ -144,23 +161,32 @@ async def test_killed_at(emulator: Emulator, path: Path, point: str, left: State
 
 
 @pytest.mark.row("J1")
-async def test_killed_while_the_service_thinks(emulator: Emulator, path: Path) -> None:
+async def test_killed_while_the_service_thinks(customers: Customers, emulator: Emulator, path: Path) -> None:
     """A request that was read when its sender is killed is found by its key, or listed as unknown."""
     emulator.fault("hang", method="POST", accepted=True)
     tasks = emulator.log.tasks = Told()
-    process = await runner(emulator, path, "never:ka-1")
+    customers.say(emulator.url, emulator.health["profile"], path, "ka-1", "told")
     await tasks.told.wait()
-    os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    customers.say("now")
+    assert await customers.ended() == "killed"
     assert await check(emulator, path, ["ka-1"]) == {"ka-1": "recovered" if findable(emulator) else "unknown"}
 
 
 @pytest.mark.row("J1")
-async def test_killed_in_any_turn(emulator: Emulator, path: Path) -> None:
-    """Fifty customers of one journal, each killed in another turn of its loop: nothing is lost, nothing bought twice."""
-    keys = [f"ka-{turn}" for turn in range(1, TURNS + 1)]
-    ended = await ends(await runner(emulator, path, *(f"{turn}:{key}" for turn, key in enumerate(keys, 1))))
-    assert len(ended) == TURNS
-    assert set(ended) <= {"killed", "0"}
-    became = await check(emulator, path, keys)
-    assert {"bought", "recovered"} <= set(became.values())
+async def test_killed_at_random(customers: Customers, emulator: Emulator, path: Path, say: Callable[[str], None]) -> None:
+    """Fifty customers of one journal, killed in any turn of their loop or at any moment: nothing is lost, nothing bought twice."""
+    profile, kills, keys = emulator.health["profile"], 0, list[str]()
+    dice = random.Random(f"{SEED} {profile}")
+    while kills < KILLS:
+        keys.append(f"ka-{len(keys)}")
+        when = dice.choice([f"turn-{dice.randint(1, TURNS)}", f"after-{dice.uniform(0, LIFE):.4f}"])
+        ended = await customers.dies(emulator, path, keys[-1], when)
+        assert ended in {"killed", "0"}, when
+        kills += ended == "killed"
+    try:
+        became = Counter((await check(emulator, path, keys)).values())
+    except AssertionError as error:
+        error.add_note(f"KLING_CRASH_SEED={SEED}")
+        raise
+    say(f"{kills} random kills -9 at {profile} (seed {SEED}): {', '.join(f'{number} {what}' for what, number in sorted(became.items()))}")
+    assert {"bought", "recovered"} <= set(became)

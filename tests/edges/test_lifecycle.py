@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import anyio
@@ -15,7 +16,6 @@ import anyio.to_thread
 import pytest
 from attrs import define, evolve
 
-from conftest import VirtualLoop
 from kling_async import (
     ConfigurationError,
     InvalidRefError,
@@ -30,6 +30,7 @@ from kling_async import (
 from kling_async._clock import SystemClock
 from kling_async.emulator import Emulator
 from kling_async.journal import Journal, State
+from kling_async.testing import VirtualLoop
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -178,19 +179,23 @@ async def main():
     kling = KlingSession(journal=sys.argv[1])
     await kling.submit(Text2Video(prompt="a fox"))
     waits = [asyncio.ensure_future((await kling.submit(Text2Video(prompt="[stuck]"))).wait()) for _ in range(3)]
+    print("bought", flush=True)
+    sys.stdin.readline()
     creation = asyncio.ensure_future(kling.submit(Text2Video(prompt="a fox", external_task_id="ka-under-way")))
     while not any(order.sent for order in kling._orders._owners):
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     {end}
 
 asyncio.run(main())
 """
 
 
-async def elsewhere(emulator: Emulator, code: str, *arguments: str) -> Any:
-    """Run a program against the emulator."""
+async def elsewhere(emulator: Emulator, code: str, *arguments: str) -> asyncio.subprocess.Process:
+    """Start a program that uses the emulator."""
     environment = {**os.environ, "KLING_API_KEY": "sk-1", "KLING_BASE_URL": emulator.url, "PYTHONWARNINGS": "default"}
-    return await anyio.run_process([sys.executable, "-c", code, *arguments], env=environment, check=False)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *arguments, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
 
 
 @pytest.mark.row("X5")
@@ -198,9 +203,10 @@ async def elsewhere(emulator: Emulator, code: str, *arguments: str) -> Any:
 async def test_a_forked_child(tmp_path: Path) -> None:
     """A forked child is refused everything, also closing, and takes nothing from its parent, journal included."""
     async with Emulator(durations=0.1) as emulator:
-        answer = await elsewhere(emulator, FORKING, str(tmp_path / "db"))
-        lines = answer.stdout.decode().splitlines()
-        assert (answer.returncode, len(lines), lines[-1]) == (0, 4, "1"), answer.stderr.decode()
+        program = await elsewhere(emulator, FORKING, str(tmp_path / "db"))
+        said, complained = await program.communicate()
+        lines = said.decode().splitlines()
+        assert (program.returncode, len(lines), lines[-1]) == (0, 4, "1"), complained.decode()
         assert all("another event loop or process" in line for line in lines[:3])
         assert len(emulator.log.tasks) == 1
     async with Journal(tmp_path / "db") as journal:
@@ -216,15 +222,12 @@ async def test_leaving_without_closing(tmp_path: Path, end: str, code: int) -> N
     """A program that just ends says no more than that sockets were open; the next one finds all it had begun in the journal."""
     path = tmp_path / "db"
     async with Emulator() as emulator:
-        order = emulator.fault("hang", method="POST", accepted=True, times=None)
-        order.left = 0
-        waiting = asyncio.ensure_future(elsewhere(emulator, LEAVING.replace("{end}", end), str(path)))
-        while len(emulator.log.tasks) < 4:  # noqa: ASYNC110  the program that buys them is another process
-            await asyncio.sleep(0.01)
-        order.left = None
-        answer = await waiting
-        said = answer.stderr.decode()
-        assert answer.returncode in {code, -2 if code == 130 else code}, said
+        program = await elsewhere(emulator, LEAVING.replace("{end}", end), str(path))
+        assert program.stdout is not None
+        assert await program.stdout.readline() == b"bought\n"
+        emulator.fault("hang", method="POST", accepted=True, times=None)
+        said = (await program.communicate(b"go on\n"))[1].decode()
+        assert program.returncode in {code, -2 if code == 130 else code}, said
         assert "Traceback" not in said.partition("KeyboardInterrupt")[2] if code == 130 else "Traceback" not in said
         assert "never retrieved" not in said
         assert "was destroyed" not in said

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -13,8 +12,9 @@ from attrs import frozen
 from kling_async import Creation, Journal, JournalError, KlingError, KlingSession, Retry, Text2Video
 from kling_async.emulator import Emulator
 from kling_async.journal import State
+from kling_async.testing import CancelAt
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.xdist_group("cancellation")]  # together in one process, so that they can be counted
+pytestmark = pytest.mark.exhaustive
 
 _SETTLED: Final = 1000.0
 """Virtual seconds in which every request has its answer and every look-up is over."""
@@ -62,48 +62,14 @@ FAULTS: Final = [
 ]
 
 
-@types.coroutine
-def _stepped(work: Coroutine[Any, Any, Any], on_step: Callable[[], object]) -> Generator[Any, Any, Any]:
-    """Drive `work`, and call `on_step` at each of its suspension points, just before it takes effect."""
-    value, raised = None, None
-    while True:
-        try:
-            waited_for = work.send(value) if raised is None else work.throw(raised)
-        except StopIteration as end:
-            return end.value
-        on_step()
-        value, raised = None, None
-        try:
-            value = yield waited_for
-        except BaseException as error:  # noqa: BLE001  handed on to whom it is meant for
-            raised = error
+def _driving_owners(leave: CancelAt) -> Callable[..., asyncio.Task[Any]]:
+    """A task factory: the suspension points are those of the purchase's owner, whoever its caller is."""
 
+    def task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        owner = getattr(work, "__qualname__", "") == "Orders._own"
+        return asyncio.Task(leave.drive(work) if owner else work, loop=loop, **options)
 
-class Saboteur:
-    """Cancels a caller when the owner of its purchase is at suspension point number `at`."""
-
-    def __init__(self, at: int, *, twice: bool) -> None:
-        self.at = at
-        self.twice = twice
-        self.steps = 0
-        self.caller: asyncio.Task[Any] | None = None
-
-    def step(self) -> None:
-        """The owner is about to wait."""
-        self.steps += 1
-        if self.caller is not None and (self.steps == self.at or (self.twice and self.steps == self.at + 1)):
-            self.caller.cancel()
-
-    def task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        """A task factory that gives owners their steps."""
-        if getattr(work, "__qualname__", "") == "Orders._own":
-            inner = work
-
-            async def owner() -> Any:
-                return await _stepped(inner, self.step)
-
-            work = owner()
-        return asyncio.Task(work, loop=loop, **options)
+    return task
 
 
 async def _row(journal: Journal, key: str) -> Creation | None:
@@ -114,21 +80,21 @@ async def _row(journal: Journal, key: str) -> Creation | None:
         return None
 
 
-async def _leave_at(emulator: Emulator, fault: Fault | None, at: int, *, profile: str, twice: bool) -> bool:
-    """One run; gives whether the owner got as far as point `at`."""
+async def _leave(emulator: Emulator, fault: Fault | None, leave: CancelAt, profile: str) -> None:
+    """One run."""
     key = f"k.{len(_RUNS)}"
     emulator.clear_faults()
     if fault is not None:
         emulator.fault(fault.name, method="POST", accepted=fault.accepted, times=fault.times, **dict(fault.options))
     loop = asyncio.get_running_loop()
-    saboteur = Saboteur(at, twice=twice)
     async with Journal() as journal:
         session = KlingSession(emulator.api_key, base_url=emulator.url, profile=profile, journal=journal, retry=Retry(probe=1.0))
         async with session as kling:
-            loop.set_task_factory(saboteur.task)
+            loop.set_task_factory(_driving_owners(leave))
             try:
-                saboteur.caller = asyncio.ensure_future(kling.submit(Text2Video(prompt="a fox", external_task_id=key), timeout=900.0))
-                outcome = (await asyncio.gather(saboteur.caller, return_exceptions=True))[0]
+                caller = asyncio.ensure_future(kling.submit(Text2Video(prompt="a fox", external_task_id=key), timeout=900.0))
+                leave.cancel = caller.cancel
+                outcome = (await asyncio.gather(caller, return_exceptions=True))[0]
                 left = len(emulator.log.posts_for(key))
                 await asyncio.sleep(_SETTLED)
             finally:
@@ -136,7 +102,7 @@ async def _leave_at(emulator: Emulator, fault: Fault | None, at: int, *, profile
             posts, tasks = emulator.log.posts_for(key), [task for task in emulator.log.tasks if task.external_task_id == key]
             row = await _row(journal, key)
             orphans = {ref.task_id for ref in kling.orphans()}
-    where = f"{profile}, {fault}, point {at}: {outcome!r}, {row}"
+    where = f"{profile}, {fault}, point {leave.at}: {outcome!r}, {row}"
     refused = [post for post in posts if post.fault in {"code", "status"} and not any(task.id == post.task_id for task in tasks)]
     assert len(posts) <= 1 + len(refused), where
     assert len(tasks) <= 1, where
@@ -150,7 +116,6 @@ async def _leave_at(emulator: Emulator, fault: Fault | None, at: int, *, profile
     else:
         assert not isinstance(outcome, BaseException) or isinstance(outcome, KlingError), where
     _RUNS.append(where)
-    return saboteur.steps >= at
 
 
 @pytest.mark.usefixtures("nothing_is_left")
@@ -160,10 +125,10 @@ async def _leave_at(emulator: Emulator, fault: Fault | None, at: int, *, profile
 async def test_leaving_at_every_suspension_point(profile: str, fault: Fault | None) -> None:
     """At most one send that could be accepted per key, and every accepted id is known or its key is listed (P1 to P3)."""
     async with Emulator(profile=profile, slots={"video": 1000}) as emulator:
-        at = 1
-        while await _leave_at(emulator, fault, at, profile=profile, twice=at % 3 == 0):
-            at += 1
-        assert at > 3
+        for leave in CancelAt.every():
+            leave.twice = leave.at % 3 == 0
+            await _leave(emulator, fault, leave, profile)
+        assert leave.at > 3
 
 
 def test_that_is_enough(say: Callable[[str], None]) -> None:

@@ -32,7 +32,7 @@ from shops import (
     shop,
 )
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("journals_are_closed", "nothing_is_left")]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("nothing_is_left", "journals_are_closed")]
 
 journals_are_closed = pytest.fixture(close_journals)
 
