@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol, Self
+
+from attrs import frozen
 
 
 class Timer(Protocol):
@@ -32,6 +35,26 @@ class Clock(Protocol):
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` from the event loop once `now()` has reached `when`."""
         ...
+
+
+@frozen
+class Deadline:
+    """When a caller's time is up: made once, where the call comes in, and handed down to whatever it waits for."""
+
+    at: float
+    """By the clock's `now`; infinity is never."""
+
+    @classmethod
+    def after(cls, timeout: float | None, clock: Clock) -> Self:
+        """So many seconds from now; `None` is never."""
+        return cls(math.inf if timeout is None else clock.now() + timeout)
+
+    def left(self, now: float) -> float:
+        """Seconds until then: 0 when the time is up, infinity when it never is."""
+        return max(0.0, self.at - now)
+
+
+NEVER: Final = Deadline(math.inf)
 
 
 class SystemClock:

@@ -68,6 +68,8 @@ class Gate:
     _proven: int = field(default=0, init=False)
     _refusals: int = field(default=0, init=False)
     _not_before: float = field(default=-math.inf, init=False)
+    asked_until: float = field(default=-math.inf, init=False)
+    """Until when the server asked not to be asked again: nothing that happens here shortens that (`reliability.md` P12)."""
     _gap: float = field(default=0.0, init=False)
     _shut_since: float | None = field(default=None, init=False)
 
@@ -90,8 +92,10 @@ class Gate:
 
     def next_time(self) -> float:
         """When to ask for `grants` again, if no event comes first; infinity for never."""
-        waits = self._queue and not self._sending and math.isfinite(self._not_before)
-        return self._not_before if waits else math.inf
+        when = max(self._not_before, self.asked_until)
+        # Where time alone lets nobody in, as with all slots of a given limit held, a timer would go off again and again.
+        waits = self._queue and not self._sending and math.isfinite(when) and self._free(self._queue[0].weight, math.inf)
+        return when if waits else math.inf
 
     def accepted(self, ticket: Ticket) -> None:
         """Its task exists, though it may have been found only after `left`: the slots are held until `ended`."""
@@ -105,7 +109,7 @@ class Gate:
         self._gap = self._gap / 2 if self._gap > _SHORTEST_GAP else 0.0
 
     def ended(self, ticket: Ticket) -> None:
-        """Its task is final; the next may try at once."""
+        """Its task is final; the next may try at once, unless the server asked for a pause."""
         if ticket.place is Place.HOLDING:
             self._held -= ticket.weight
             ticket.place = Place.GONE
@@ -165,7 +169,7 @@ class Gate:
         return self._held
 
     def _free(self, weight: int, now: float) -> bool:
-        if now < self._not_before:
+        if now < max(self._not_before, self.asked_until):
             return False
         taken = self._held + self._sending
         if self.limit is not None:
@@ -187,4 +191,6 @@ class Gate:
         self._queue.insert(ahead, ticket)
 
     def _wait(self, now: float, wish: float, pause: float) -> None:
-        self._not_before = max(self._not_before, now + max(wish, pause))
+        self._not_before = max(self._not_before, now + pause)
+        if wish:
+            self.asked_until = max(self.asked_until, now + wish)

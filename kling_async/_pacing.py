@@ -101,11 +101,19 @@ class Pace:
 _IMAGES: Final = Pace(first=2.0, interval=2.0, max_interval=5.0)
 _TRY_ON: Final = Pace(first=4.0, interval=2.0, max_interval=5.0)
 _OTHERS: Final = Pace(first=10.0, interval=5.0, max_interval=15.0)
+# Where callbacks are expected: from the time on when nearly all of the kind are done, and then seldom.
+_IMAGES_CALLED: Final = Pace(first=40.0, interval=15.0, max_interval=30.0)
+_TRY_ON_CALLED: Final = Pace(first=30.0, interval=15.0, max_interval=30.0)
+_OTHERS_CALLED: Final = Pace(first=480.0, interval=30.0, max_interval=60.0)
 
 
-def pace_for(polling: Polling, action: str, action2: str) -> Pace:
-    """The pace for tasks of a route: what `polling` says, else what its kind of job is known to need."""
-    usual = _TRY_ON if action2 == "kolors-virtual-try-on" else _IMAGES if action == "images" else _OTHERS
+def pace_for(polling: Polling, action: str, action2: str, *, called: bool = False) -> Pace:
+    """The pace for tasks of a route: what `polling` says, else what its kind of job is known to need.
+
+    `called` is whether callbacks are expected. A bound on queueing can be kept by looking only.
+    """
+    paces = (_TRY_ON_CALLED, _IMAGES_CALLED, _OTHERS_CALLED) if called and polling.queued_timeout is None else (_TRY_ON, _IMAGES, _OTHERS)
+    usual = paces[0 if action2 == "kolors-virtual-try-on" else 1 if action == "images" else 2]
     interval = polling.interval if polling.interval is not None else usual.interval
     return Pace(
         first=polling.first if polling.first is not None else usual.first,

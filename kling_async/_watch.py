@@ -7,6 +7,7 @@ the error budget until a good one comes (`reliability.md` P8 to P10).
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 from attrs import define, evolve, field, frozen
@@ -40,6 +41,10 @@ _CONFIRMATIONS: Final = 3
 """Looks that must agree before "not found", or a success without a result, is believed."""
 _ERROR_CAP: Final = 20.0
 """The longest pause in seconds after a look that failed."""
+_LONGEST_WISH: Final = 600.0
+"""Seconds to the next look that a server's wish may come to: an odd header must not hide a paid result for days."""
+_APART: Final = 1.0
+"""Seconds between two looks that others ask for, however often they ask (`reliability.md` P27)."""
 _PASSING: Final = {408, 425, 429}
 """Refusals by status that a wait sits out, besides 5xx."""
 
@@ -50,6 +55,8 @@ class News:
 
     changed: bool = False
     error: KlingError | None = None
+    lost: bool = False
+    """Whether there has been no good look for the whole error budget, whoever waited meanwhile."""
 
 
 @define(eq=False)
@@ -109,12 +116,19 @@ class Watch:
     """Why the task, now final, brings nothing."""
     done: bool = False
     latest: Change | None = None
+    looked_at: float = -math.inf
+    """When the last look began."""
+    pace_at_end: Pace | None = None
+    """The pace once somebody has said that the task is over; the same one when not given."""
+    _hurried: bool = field(default=False, init=False)
+    _asked_for: bool = field(default=False, init=False)
     _looks: int = field(default=0, init=False)
     _since: float = field(init=False)
     _queued_since: float | None = field(default=None, init=False)
     _met: bool = field(init=False)
     _streak: int = field(default=0, init=False)
     _failing_since: float | None = field(default=None, init=False)
+    _lost_since: float | None = field(default=None, init=False)
     _absences: int = field(default=0, init=False)
     _empty_handed: int = field(default=0, init=False)
     _unknown_word: str | None = field(default=None, init=False)
@@ -134,25 +148,55 @@ class Watch:
         """Somebody waits again: failures of an earlier wait are not held against this one."""
         self._failing_since = None
 
-    def keep_pace(self, now: float, roll: float) -> None:
-        """Look again no sooner than if the last look had been good."""
-        self.next_look = max(self.next_look, now + next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll))
+    def looking(self, now: float) -> None:
+        """A look begins: what was heard before is answered by it."""
+        self.looked_at, self._hurried, self._asked_for = now, False, self._hurried
 
-    def note(self, seen: Seen, *, now: float, roll: float, hint: float | None = None) -> News:
-        """Take in what a look brought; `hint` is the server's own wish in seconds to the next look."""
-        self._looks += 1
+    def hurry(self, now: float, *, final: bool = False) -> None:
+        """Something is said to have happened: look now, but not twice in a second, and not sooner after a look that failed.
+
+        Where it is the end and cannot be seen yet, as gateways answer from a cache, looks go on at `pace_at_end`.
+        """
+        self._hurried = True
+        if final and self.pace_at_end is not None:
+            self.pace = self.pace_at_end
+        if not self.done and not self._streak:
+            self.next_look = min(self.next_look, max(now, self.looked_at + _APART))
+
+    def keep_pace(self, now: float, roll: float, stretch: float = 1.0) -> None:
+        """Look again no sooner than if the last look had been good."""
+        self.next_look = max(self.next_look, now + self._gap(roll) * stretch)
+
+    def spread(self, now: float, roll: float) -> None:
+        """Look again at any time within one gap: what came due together is taken apart."""
+        self.next_look = now + roll * next_gap(self.pace, self._looks, jitter=0.0, roll=0.0)
+
+    def note(self, seen: Seen, *, now: float, roll: float, hint: float | None = None, stretch: float = 1.0) -> News:
+        """Take in what a look brought.
+
+        `hint` is the server's own wish in seconds to the next look, obeyed up to ten minutes; `stretch` makes our own
+        gaps so many times longer, and not that one.
+        """
+        self._looks += not self._asked_for  # the gaps between those of our own grow
         seen = _about(self.ref, seen)
         match seen:
             case Snapshot() | Blank():
-                self._streak, self._absences, self._failing_since, self._met = 0, 0, None, True
-                self.next_look = now + max(next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll), hint or 0.0)
+                self._streak, self._absences, self._failing_since, self._lost_since, self._met = 0, 0, None, None, True
+                self.next_look = now + max(self._gap(roll) * stretch, _heard(hint))
+                if self._hurried:
+                    self.hurry(now)
                 return self._take(seen, now) if isinstance(seen, Snapshot) else News()
             case Refusal():
-                return self._refused(seen.error(), now=now, roll=roll, hint=hint)
+                error = seen.error()
+                hint = max(hint or 0.0, error.retry_after or 0.0)
+                return self._refused(error, now=now) or self._failed(error, now=now, roll=roll, hint=hint, stretch=stretch)
             case Failure():
-                return self._failed(seen.error(), now=now, roll=roll, hint=hint)
+                return self._failed(seen.error(), now=now, roll=roll, hint=hint, stretch=stretch)
             case ProtocolError():
-                return self._failed(seen, now=now, roll=roll, hint=hint)
+                return self._failed(seen, now=now, roll=roll, hint=hint, stretch=stretch)
+
+    def _gap(self, roll: float) -> float:
+        return next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll)
 
     def _take(self, seen: Snapshot, now: float) -> News:
         if self.done:
@@ -178,7 +222,8 @@ class Watch:
             if self.latest is not None:
                 self.latest.following = link
             self.latest = link
-        return News(changed=changed, error=self._queued_too_long(seen, now))
+        # The end is news, though the reply to the creation may have told of it.
+        return News(changed=changed or self.done, error=self._queued_too_long(seen, now))
 
     def _take_again(self, seen: Snapshot) -> None:
         # Final is final, except that a fresh read of a finished task may sign its links anew.
@@ -205,7 +250,7 @@ class Watch:
         self._queued_since = now
         return TaskTimeoutError(f"still queued after {bound:g} s; the task goes on", ref=self.ref)
 
-    def _refused(self, error: ApiError, *, now: float, roll: float, hint: float | None) -> News:
+    def _refused(self, error: ApiError, *, now: float) -> News | None:
         passing = isinstance(error, ServiceError | RateLimitError) or (error.http_status or 0) in _PASSING
         if isinstance(error, NotFoundError):
             if now - self._since >= _VISIBLE_WITHIN:
@@ -218,16 +263,23 @@ class Watch:
             # Never had a good answer: the key or the reference is wrong, and waiting will not mend it.
             error.ref = self.ref
             return News(error=error)
-        return self._failed(error, now=now, roll=roll, hint=max(hint or 0.0, error.retry_after or 0.0))
+        return None
 
-    def _failed(self, error: KlingError, *, now: float, roll: float, hint: float | None) -> News:
+    def _failed(self, error: KlingError, *, now: float, roll: float, hint: float | None, stretch: float) -> News:
         self._streak += 1
         base = 2.0 if isinstance(error, RateLimitError) else 1.0
-        self.next_look = now + backoff(self._streak, base=base, cap=_ERROR_CAP, roll=roll, floor=hint)
+        self.next_look = now + max(backoff(self._streak, base=base, cap=_ERROR_CAP, roll=roll) * stretch, _heard(hint))
         if self._failing_since is None:
             self._failing_since = now
+        if self._lost_since is None:
+            self._lost_since = now
+        lost = now - self._lost_since >= self.polling.error_budget
         if now - self._failing_since < self.polling.error_budget:
-            return News()
+            return News(lost=lost)
         self._failing_since = None
         message = f"no good answer for {self.polling.error_budget:g} s, the last: {error}; the task goes on"
-        return News(error=TaskTimeoutError(message, ref=self.ref))
+        return News(error=TaskTimeoutError(message, ref=self.ref), lost=lost)
+
+
+def _heard(hint: float | None) -> float:
+    return min(hint or 0.0, _LONGEST_WISH)

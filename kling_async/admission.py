@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from kling_async._clock import Clock, Timer
+from kling_async._clock import NEVER, Clock, Deadline, Timer
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._gate import Gate, Place, Ticket
-from kling_async.errors import ApiError, ConcurrencyLimitError
+from kling_async.errors import ApiError, ConcurrencyLimitError, TransportTimeoutError
 from kling_async.jobs import Job
 
-__all__ = ["Admission", "limits_from"]
+__all__ = ["Admission", "asked_too_long", "limits_from"]
 
 _KINDS: Final = ("video", "image", "try_on")
 _SHUT: Final = 60.0
@@ -41,12 +41,21 @@ def limits_from(given: int | Mapping[str, int] | None) -> dict[str, int | None]:
     return limits
 
 
+def asked_too_long(wish: float, left: float, refusal: KlingError | None) -> TransportTimeoutError:
+    """The server asked for a longer pause than its caller has time for."""
+    error = TransportTimeoutError(f"the service asks for {wish:g} s before the next try, and {left:g} s are left; it said: {refusal}")
+    error.retry_after = wish
+    return error
+
+
 @define(eq=False)
 class _Door:
     """One gate, and who waits before it."""
 
     gate: Gate
-    waiting: dict[Ticket, asyncio.Future[KlingError | None]] = field(factory=dict)
+    waiting: dict[Ticket, tuple[asyncio.Future[KlingError | None], Deadline]] = field(factory=dict)
+    refusal: KlingError | None = None
+    """With which the server asked for its last pause."""
     timer: Timer | None = None
     opens: float = -math.inf
     """When a closed gate may be tried again."""
@@ -68,12 +77,14 @@ class Admission:
         """A claim to the slots that the job takes."""
         return Ticket(kind=job.kind, weight=job.slots)
 
-    async def turn(self, ticket: Ticket, *, on_wait: Callable[[], object] = lambda: None) -> None:
+    async def turn(self, ticket: Ticket, deadline: Deadline = NEVER, *, on_wait: Callable[[], object] = lambda: None) -> None:
         """Wait until the request may be sent. Afterwards the ticket must be told what became of it.
 
-        `on_wait` is called when that is not at once.
+        `on_wait` is called when that is not at once. The deadline ends nothing here, its owner does: it
+        tells which pauses are not worth waiting for.
 
         Raises:
+            TransportTimeoutError: the server asked for a pause beyond the deadline.
             KlingError: the account or the key was refused meanwhile; this is that refusal.
         """
         door = self._door(ticket)
@@ -84,10 +95,11 @@ class Admission:
         if ticket.place is Place.SENDING:
             return  # its turn has come since it was refused
         future: asyncio.Future[KlingError | None] = asyncio.get_running_loop().create_future()
-        door.waiting[ticket] = future
+        door.waiting[ticket] = future, deadline
         if ticket.place is Place.OUTSIDE:
             door.gate.enter(ticket)
         self._pump(door)
+        self._turn_away(door, [ticket])
         if not future.done():
             self.on_queue()
             on_wait()
@@ -105,15 +117,18 @@ class Admission:
 
     def refused(self, ticket: Ticket, error: ApiError) -> bool:
         """The service is full or was asked too fast: wait for another turn; false when that has lasted too long."""
-        gate, now, wish = self._door(ticket).gate, self.clock.now(), error.retry_after or 0.0
-        going = True
+        door, now, wish = self._door(ticket), self.clock.now(), error.retry_after or 0.0
+        gate, going = door.gate, True
         if isinstance(error, ConcurrencyLimitError):
             gate.full(ticket, now, roll=self.roll(), wish=wish)
         elif error.code == _TOO_FAST:
             gate.too_fast(ticket, now, roll=self.roll(), wish=wish)
         else:
             going = gate.unexplained(ticket, now, roll=self.roll(), wish=wish)
-        self._pump(self._door(ticket))
+        if wish:
+            door.refusal = error
+            self._turn_away(door, list(door.waiting))
+        self._pump(door)
         return going
 
     def shut(self, ticket: Ticket, error: KlingError) -> None:
@@ -122,9 +137,7 @@ class Admission:
         door.gate.left(ticket)
         door.opens = self.clock.now() + _SHUT
         for waiting in door.gate.close(error):
-            future = door.waiting.get(waiting)
-            if future is not None and not future.done():
-                future.set_result(error)
+            self._tell(door, waiting, error)
 
     def left(self, ticket: Ticket) -> None:
         """No request of it will be sent, and its slots are free; harmless when they are already."""
@@ -150,11 +163,22 @@ class Admission:
             door = self._doors[ticket.kind] = _Door(Gate(limit=self.limits.get(ticket.kind), probe=self.probe))
         return door
 
+    def _tell(self, door: _Door, ticket: Ticket, error: KlingError | None) -> None:
+        future, _ = door.waiting.get(ticket, (None, NEVER))
+        if future is not None and not future.done():
+            future.set_result(error)
+
+    def _turn_away(self, door: _Door, tickets: list[Ticket]) -> None:
+        """Whoever has less time than the server asked to be left alone need not wait to hear so."""
+        now, until = self.clock.now(), door.gate.asked_until
+        for ticket in tickets:
+            if ticket.place is Place.QUEUED and now < until and door.waiting[ticket][1].at < until:
+                door.gate.left(ticket)
+                self._tell(door, ticket, asked_too_long(until - now, door.waiting[ticket][1].left(now), door.refusal))
+
     def _pump(self, door: _Door) -> None:
         for ticket in door.gate.grants(self.clock.now()):
-            future = door.waiting.get(ticket)
-            if future is not None and not future.done():
-                future.set_result(None)
+            self._tell(door, ticket, None)
         if door.timer is not None:
             door.timer.cancel()
             door.timer = None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
 
-from kling_async._clock import Clock
+from kling_async._clock import Clock, Deadline
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async.admission import Admission
 from kling_async.errors import TransportTimeoutError
@@ -37,20 +38,21 @@ class Orders:
     """Told of a task that was accepted after its caller had gone."""
     _owners: dict[Order, asyncio.Task[None]] = field(factory=dict, init=False)
 
-    async def submit(self, job: Job[Any], *, dedupe: str | None, timeout: float | None) -> Receipt:
+    async def submit(self, job: Job[Any], *, dedupe: str | None, deadline: Deadline) -> Receipt:
         """Have the job's task created and give what the service said of it.
 
         Raises:
             KlingError: as `KlingSession.submit` says.
         """
-        if timeout == 0:
-            msg = "timeout is 0: nothing was sent"
+        if not deadline.left(self.clock.now()):
+            msg = "no time was left: nothing was sent"
             raise TransportTimeoutError(msg)
         loop = asyncio.get_running_loop()
-        order = Order(job, dedupe, job.external_task_id or mint_key(), self.admission.ticket(job), loop.create_future())
+        key = job.external_task_id or mint_key()
+        order = Order(job, dedupe, key, self.admission.ticket(job), loop.create_future(), deadline)
         owner = self._owners[order] = loop.create_task(self._own(order))
         owner.add_done_callback(lambda owner: self._account_for(order, owner))
-        timer = None if timeout is None else self.clock.call_at(self.clock.now() + timeout, lambda: _run_out(order, owner))
+        timer = self.clock.call_at(deadline.at, lambda: _run_out(order, owner)) if math.isfinite(deadline.at) else None
         try:
             outcome = await order.settled
         except asyncio.CancelledError:

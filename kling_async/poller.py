@@ -16,14 +16,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import define, field
 
-from kling_async._clock import Clock, Timer
+from kling_async._clock import Clock, Deadline, Timer
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._watch import Seen, Watch
 from kling_async._wire import Refusal
 from kling_async.errors import NotFoundError, TaskTimeoutError
 from kling_async.models import Snapshot, TaskRef
+from kling_async.observers import Anomaly, Record
 
 __all__ = ["Poller"]
 
@@ -42,29 +43,44 @@ _LONGEST_STRETCH: Final = 8.0
 """How many times longer the gaps get, at the most, while the gateway says that it is asked too often."""
 
 
-@frozen
+@define(eq=False)
 class _Waiter:
-    deadline: float
+    """Somebody who waits, and a place in the heap for the end of that."""
+
+    ref: TaskRef
+    deadline: Deadline
     any_change: bool
     """Whether every change ends this wait, rather than the end of the task."""
+    future: asyncio.Future[KlingError | None]
+
+    def wake(self, error: KlingError | None) -> None:
+        if not self.future.done():
+            # As a result and not an exception: a waiter cancelled this very moment leaves it unread.
+            self.future.set_result(error)
 
 
 @define(eq=False)
 class _Entry:
-    """A watch that is waited for or holds slots, and its place in the heap."""
+    """A watch that is waited for or holds slots, and a place in the heap for the next look."""
 
     watch: Watch
-    waiters: dict[asyncio.Future[KlingError | None], _Waiter] = field(factory=dict)
+    waiters: dict[_Waiter, None] = field(factory=dict)
+    """In the order they came."""
     due: float = math.inf
     reading: bool = False
     release: Callable[[], object] | None = None
     """To be called when the task is final: it holds slots until then."""
 
-    def wake(self, error: KlingError | None, chosen: Callable[[_Waiter], bool]) -> None:
-        for future, waiter in self.waiters.items():
-            if chosen(waiter) and not future.done():
-                # As a result and not an exception: a waiter cancelled this very moment leaves it unread.
-                future.set_result(error)
+    def wake(self, error: KlingError | None, *, any_change: bool = False) -> None:
+        """Wake everybody, or only those who wait for any change."""
+        for waiter in [waiter for waiter in self.waiters if waiter.any_change or not any_change]:
+            del self.waiters[waiter]
+            waiter.wake(error)
+
+    def free_slots(self) -> None:
+        if self.release is not None:
+            self.release()
+            self.release = None
 
 
 @define(eq=False)
@@ -80,8 +96,10 @@ class Poller:
     """Whether a creation waits for a slot, so that tasks which nobody awaits must be looked at too."""
     on_news: Callable[[Watch, Snapshot | None], Awaitable[None]]
     """Told of every change before anybody is woken: the watch, and its snapshot before. Never raises."""
+    tell: Callable[[Record], object] = lambda _: None
     _entries: dict[Watch, _Entry] = field(factory=dict, init=False)
-    _heap: list[tuple[float, int, _Entry]] = field(factory=list, init=False)
+    _heap: list[tuple[float, int, _Entry | _Waiter]] = field(factory=list, init=False)
+    _waiting: int = field(default=0, init=False)
     _order: itertools.count[int] = field(factory=itertools.count, init=False)
     _timer: Timer | None = field(default=None, init=False)
     _timer_at: float = field(default=math.inf, init=False)
@@ -90,42 +108,59 @@ class Poller:
     _closed: bool = field(default=False, init=False)
     _tokens: float = field(default=_BUDGET, init=False)
     _stretch: float = field(default=1.0, init=False)
+    _down: bool = field(default=False, init=False)
+    """Whether the tokens ran out in an outage that still lasts."""
 
-    async def wait(self, watch: Watch, bound: float | None, *, any_change: bool = False) -> None:
+    async def wait(self, watch: Watch, deadline: Deadline, *, any_change: bool = False) -> None:
         """Return once the task is final, or has changed.
 
         Raises:
-            TaskTimeoutError: `bound` seconds have passed, or a budget of the polling is spent.
+            TaskTimeoutError: the time is up, or a budget of the polling is spent.
             ApiError: the service refuses to tell.
             ConfigurationError: the session was closed.
         """
         if self._closed:
             raise _closed(watch.ref)
         self.bind()
-        if bound == 0:
+        if not deadline.left(self.clock.now()):
             raise _out_of_time(watch.ref)
         entry = self._entries.get(watch)
         if entry is None:
             entry = self._entries[watch] = _Entry(watch)
         if not entry.waiters:
             watch.resume()
-        future: asyncio.Future[KlingError | None] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(math.inf if bound is None else self.clock.now() + bound, any_change)
-        entry.waiters[future] = waiter
-        self._schedule(entry, min(waiter.deadline, math.inf if entry.reading else watch.next_look))
+        waiter = _Waiter(watch.ref, deadline, any_change, asyncio.get_running_loop().create_future())
+        entry.waiters[waiter] = None
+        self._waiting += 1
+        if math.isfinite(deadline.at):
+            self._push(deadline.at, waiter)
+        self._plan(entry)
         try:
-            error = await future
+            error = await waiter.future
         finally:
-            del entry.waiters[future]
+            self._waiting -= 1
+            entry.waiters.pop(waiter, None)
         if error is not None:
             # One exception raised in many tasks would collect all their tracebacks.
             raise copy.copy(error)
 
     async def look_now(self, watch: Watch) -> Seen:
         """Look once, at once, whatever the pace says."""
+        watch.looking(self.clock.now())
         seen, hint = await self.look(watch.ref)
         await self._take(watch, seen, hint)
         return seen
+
+    def look_soon(self, watch: Watch, final: bool) -> None:  # noqa: FBT001  handed down as a function of two arguments
+        """A callback has come: look soon if anybody waits, else as soon as somebody does.
+
+        Word of something else than the end is for those who follow every change.
+        """
+        entry = self._entries.get(watch)
+        if final or (entry is not None and any(waiter.any_change for waiter in entry.waiters)):
+            watch.hurry(self.clock.now(), final=final)
+            if entry is not None:
+                self._plan(entry)
 
     def hold(self, watch: Watch, release: Callable[[], object]) -> None:
         """The task holds slots: `release` is called once it is final, whoever has looked."""
@@ -133,8 +168,7 @@ class Poller:
             release()
             return
         entry = self._entries.setdefault(watch, _Entry(watch))
-        if entry.release is not None:
-            entry.release()  # a gateway has given this task out twice: it holds the slots of one
+        entry.free_slots()  # a gateway may give a task out twice: it holds the slots of one
         entry.release = release
         self._plan(entry)
 
@@ -150,7 +184,7 @@ class Poller:
         if self._timer is not None:
             self._timer.cancel()
         for entry in self._entries.values():
-            entry.wake(_closed(entry.watch.ref), lambda _: True)
+            entry.wake(_closed(entry.watch.ref))
         self._entries.clear()
         self._heap.clear()
         for worker in self._workers:
@@ -161,12 +195,15 @@ class Poller:
     def _schedule(self, entry: _Entry, when: float) -> None:
         if when < entry.due:
             entry.due = when
-            heapq.heappush(self._heap, (when, next(self._order), entry))
-            if len(self._heap) > 2 * len(self._entries) + _READS:
-                # Every look that comes before a deadline leaves the deadline's place behind.
-                self._heap = [place for place in self._heap if place[0] == place[2].due]
-                heapq.heapify(self._heap)
-            self._arm()
+            self._push(when, entry)
+
+    def _push(self, when: float, what: _Entry | _Waiter) -> None:
+        heapq.heappush(self._heap, (when, next(self._order), what))
+        if len(self._heap) > 2 * (len(self._entries) + self._waiting) + _READS:
+            # Whoever was woken or has left before the deadline leaves its place behind.
+            self._heap = [place for place in self._heap if _is_live(place[0], place[2])]
+            heapq.heapify(self._heap)
+        self._arm()
 
     def _arm(self) -> None:
         if self._heap and not self._closed and self._heap[0][0] < self._timer_at:
@@ -179,14 +216,17 @@ class Poller:
         self._timer, self._timer_at = None, math.inf
         now = self.clock.now()
         while self._heap and self._heap[0][0] <= now:
-            when, _, entry = heapq.heappop(self._heap)
-            if when == entry.due:  # else it was pushed again for an earlier time, which has come and gone
-                entry.due = math.inf
-                self._attend(entry, now)
+            when, _, what = heapq.heappop(self._heap)
+            if not _is_live(when, what):
+                continue
+            if isinstance(what, _Waiter):
+                what.wake(_out_of_time(what.ref))
+            else:
+                what.due = math.inf
+                self._attend(what, now)
         self._arm()
 
     def _attend(self, entry: _Entry, now: float) -> None:
-        entry.wake(_out_of_time(entry.watch.ref), lambda waiter: waiter.deadline <= now)
         if not entry.reading and entry.watch.next_look <= now and self._is_wanted(entry):
             entry.reading = True
             self._ready.append(entry)
@@ -197,29 +237,31 @@ class Poller:
         self._plan(entry)
 
     def _is_wanted(self, entry: _Entry) -> bool:
-        return not all(future.done() for future in entry.waiters) or (entry.release is not None and self.slots_wanted())
+        return not all(waiter.future.done() for waiter in entry.waiters) or (entry.release is not None and self.slots_wanted())
 
     def _plan(self, entry: _Entry) -> None:
+        if entry.reading:
+            return
         if self._is_wanted(entry):
-            deadlines = [waiter.deadline for future, waiter in entry.waiters.items() if not future.done()]
-            self._schedule(entry, min(*deadlines, math.inf if entry.reading else entry.watch.next_look, math.inf))
-        elif not entry.reading:
-            # Without a due time its place in the heap is void: the next wait makes one of its own.
-            entry.due = math.inf
-            if entry.release is None:
-                self._entries.pop(entry.watch, None)
+            self._schedule(entry, entry.watch.next_look)
+            return
+        # Without a due time its place in the heap is void: the next wait makes one of its own.
+        entry.due = math.inf
+        if entry.release is None:
+            self._entries.pop(entry.watch, None)
 
     async def _work(self) -> None:
         while self._ready:
             entry = self._ready.popleft()
             try:
+                entry.watch.looking(self.clock.now())
                 seen, hint = await self.look(entry.watch.ref)
                 await self._take(entry.watch, seen, hint)
             except KlingError as error:  # there is nothing to ask, or nobody to ask it
-                entry.wake(error.with_traceback(None), lambda _: True)
+                self._give_up(entry, error.with_traceback(None))
             except Exception as bug:  # noqa: BLE001  a waiter must hear of a defect in here, not hang on it
                 _log.error("looking at task %s broke", entry.watch.ref.task_id, exc_info=bug)
-                entry.wake(KlingError(f"a defect in kling_async: {type(bug).__name__}; please report it"), lambda _: True)
+                self._give_up(entry, KlingError(f"a defect in kling_async: {type(bug).__name__}; please report it"))
             entry.reading = False
             self._plan(entry)
         # Here and not when the task is done, which is a turn of the loop later: what comes meanwhile needs a new worker.
@@ -227,35 +269,69 @@ class Poller:
 
     async def _take(self, watch: Watch, seen: Seen, hint: float | None) -> None:
         before, now = watch.snapshot, self.clock.now()
-        news = watch.note(seen, now=now, roll=self.roll(), hint=hint)
-        self._ration(watch, seen, now)
+        spent = self._ration(seen)
+        news = watch.note(seen, now=now, roll=self.roll(), hint=hint, stretch=self._stretch)
+        if spent:
+            watch.keep_pace(now, self.roll(), self._stretch)
         if news.changed:
             await self.on_news(watch, before)
         entry = self._entries.get(watch)
         if entry is None:
             return
-        if entry.release is not None and (watch.done or isinstance(news.error, NotFoundError)):
-            entry.release()
-            entry.release = None
-        if watch.done:
-            entry.wake(None, lambda _: True)
-        elif news.error is not None:
-            entry.wake(news.error, lambda _: True)
+        if watch.done or isinstance(news.error, NotFoundError):
+            entry.free_slots()
+        elif news.lost:
+            self._let_go(entry, f"no good answer for {watch.polling.error_budget:g} s")
+        if watch.done or news.error is not None:
+            entry.wake(None if watch.done else news.error)
         elif news.changed:
-            entry.wake(None, lambda waiter: waiter.any_change)
+            entry.wake(None, any_change=True)
 
-    def _ration(self, watch: Watch, seen: Seen, now: float) -> None:
-        """Outages and throttling concern all tasks of the gateway: together they may add only so many looks."""
+    def _give_up(self, entry: _Entry, error: KlingError) -> None:
+        """No look was made, and another at once would fare no better."""
+        entry.watch.keep_pace(self.clock.now(), self.roll())
+        self._let_go(entry, str(error))
+        entry.wake(error)
+
+    def _let_go(self, entry: _Entry, why: str) -> None:
+        """The task has not failed, and nobody can see it end: slots held until then would be held for ever."""
+        if entry.release is not None and not self._closed:
+            self.tell(Anomaly(what="slot-let-go", detail=f"{why}: its slot is given to the next, the task may go on", ref=entry.watch.ref))
+            entry.free_slots()
+
+    def _ration(self, seen: Seen) -> bool:
+        """Outages and throttling concern all tasks of the gateway: together they may add only so many looks.
+
+        True when those are spent.
+        """
+        if isinstance(seen, Refusal) and seen.http_status == 429:  # noqa: PLR2004
+            self._stretch = min(_LONGEST_STRETCH, self._stretch * 2)
         if isinstance(seen, Snapshot):
             self._tokens = min(_BUDGET, self._tokens + 1)
             self._stretch = max(1.0, self._stretch * 0.9)
-        elif self._tokens >= _COST:
-            self._tokens -= _COST
-        else:
-            watch.keep_pace(now, self.roll())
-        if isinstance(seen, Refusal) and seen.http_status == 429:  # noqa: PLR2004
-            self._stretch = min(_LONGEST_STRETCH, self._stretch * 2)
-        watch.next_look = now + (watch.next_look - now) * self._stretch
+            if self._down:
+                self._down = False
+                self._spread()
+            return False
+        if self._tokens < _COST:
+            self._down = True
+            return True
+        self._tokens -= _COST
+        return False
+
+    def _spread(self) -> None:
+        """An outage is over: what has queued up behind looks that hung must not be asked for all at once."""
+        queued, now = list(self._ready), self.clock.now()
+        self._ready.clear()
+        for entry in queued:
+            entry.reading = False
+            entry.watch.spread(now, self.roll())
+            self._plan(entry)
+
+
+def _is_live(when: float, what: _Entry | _Waiter) -> bool:
+    # A look that was put off or called off, and whoever waits no longer, leaves its place behind.
+    return when == what.due if isinstance(what, _Entry) else not what.future.done()
 
 
 def _closed(ref: TaskRef) -> ConfigurationError:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from attrs import define
 
+from kling_async._clock import Deadline
 from kling_async._pacing import check_timeout
 from kling_async._watch import Watch, entries_of, snapshot_from
 from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
@@ -92,7 +93,7 @@ class TaskHandle(Generic[R]):
         """
         bound = check_timeout(timeout)
         if not self._watch.done:
-            await self._poller.wait(self._watch, self._watch.polling.timeout if timeout is None else bound)
+            await self._poller.wait(self._watch, self._deadline(bound if timeout is not None else self._watch.polling.timeout))
         return self._result()
 
     async def updates(self) -> AsyncIterator[Snapshot]:
@@ -104,8 +105,7 @@ class TaskHandle(Generic[R]):
             TaskTimeoutError: as for `wait`, with the same default bound for the whole iteration.
             ApiError: as for `wait`.
         """
-        bound = self._watch.polling.timeout
-        deadline = None if bound is None else self._poller.clock.now() + bound
+        deadline = self._deadline(self._watch.polling.timeout)
         change = None
         while True:
             following = self._watch.latest if change is None else change.following
@@ -115,8 +115,7 @@ class TaskHandle(Generic[R]):
             elif self._watch.done:
                 return
             else:
-                left = None if deadline is None else max(0.0, deadline - self._poller.clock.now())
-                await self._poller.wait(self._watch, left, any_change=True)
+                await self._poller.wait(self._watch, deadline, any_change=True)
 
     async def refresh(self) -> Snapshot:
         """Read the task once, now.
@@ -146,6 +145,9 @@ class TaskHandle(Generic[R]):
             return entries_of(await self.refresh(), self.ref.action)
 
         return await self._save(entries, directory, ref=self.ref, overwrite=overwrite, refresh=refresh)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline.after(timeout, self._poller.clock)
 
     def _result(self) -> R:
         if self._watch.failure is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from kling_async._clock import SystemClock
+from kling_async._clock import Deadline, SystemClock
 from kling_async._pacing import Retry
 from kling_async._profile import GATEWAY
 from kling_async._verdict import Failure
@@ -89,7 +89,8 @@ class FakeTransport:
         if isinstance(step.answer, Failure) and not step.answer.sent:
             raise FailedExchange(step.answer)
         on_sent()
-        self.posts.append((asyncio.get_running_loop().time(), json.loads(request.body or b"")["external_task_id"]))
+        assert request.body is not None
+        self.posts.append((asyncio.get_running_loop().time(), json.loads(b"".join(request.body.steps()))["external_task_id"]))
         if step.accepts or step.answer == ACCEPTED:
             self.tasks.append(f"t{len(self.tasks)}")
         await asyncio.sleep(step.answering)
@@ -120,7 +121,7 @@ class Shop:
     orphans: list[str]
 
     async def buy(self, job: Job[Any] = JOB, *, key: str = "ka-1", timeout: float | None = None) -> Snapshot:
-        receipt = await self.orders.submit(evolve(job, external_task_id=key), dedupe=None, timeout=timeout)
+        receipt = await self.orders.submit(evolve(job, external_task_id=key), dedupe=None, deadline=Deadline.after(timeout, SystemClock()))
         assert receipt.snapshot is not None
         return receipt.snapshot
 

@@ -78,12 +78,42 @@ def test_a_slot_that_frees_is_tried_at_once() -> None:
     first, second = queue(gate, 1, 1)
     accept(gate, *gate.grants(0.0))
     gate.grants(0.0)
-    gate.full(second, 0.0, roll=0.0, wish=600.0)
-    assert gate.next_time() == 600.0
+    gate.full(second, 0.0, roll=0.5)
+    assert gate.next_time() == 1.1
     gate.ended(first)
-    assert gate.grants(1.0) == [second]
-    gate.full(second, 1.0, roll=0.0)
-    assert gate.next_time() == 2.0
+    assert gate.grants(0.5) == [second]
+    gate.full(second, 0.5, roll=0.0)
+    assert gate.next_time() == 1.5
+
+
+@pytest.mark.row("K6")
+def test_nothing_shortens_the_servers_wish() -> None:
+    """A pause that the server asked for is kept, though a slot of ours frees or a creation gets in meanwhile."""
+    gate = Gate()
+    first, second, third = queue(gate, 1, 1, 1)
+    accept(gate, *gate.grants(0.0))
+    accept(gate, *gate.grants(0.0))
+    assert gate.grants(0.0) == [third]
+    gate.full(third, 0.0, roll=0.0, wish=60.0)
+    gate.ended(first)
+    gate.accepted(Ticket(kind="video", weight=1))  # found by its key
+    gate.ended(second)
+    assert gate.grants(59.9) == []
+    assert gate.next_time() == 60.0
+    assert gate.grants(60.0) == [third]
+
+
+def test_time_alone_frees_no_slot() -> None:
+    """When every slot there is is held no time is named, though requests are kept apart: a timer for it would never rest."""
+    gate = Gate(limit=1)
+    first, second = queue(gate, 1, 1)
+    gate.grants(0.0)
+    gate.too_fast(first, 0.0, roll=0.0)
+    assert gate.next_time() == 1.0
+    accept(gate, *gate.grants(1.0))
+    assert gate.next_time() == math.inf
+    gate.ended(first)
+    assert gate.grants(2.0) == [second]
 
 
 def test_the_servers_wish_is_a_floor() -> None:

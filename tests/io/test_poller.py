@@ -179,6 +179,16 @@ async def test_an_old_failure_does_not_end_a_new_wait() -> None:
     assert await handle == (VIDEO,)
 
 
+async def test_the_end_is_news() -> None:
+    """A task that the reply to its creation called final is told of as final, once, when a look has confirmed it."""
+    room = Room()
+    handle = room.handle(SUCCEEDED)
+    handle._watch.snapshot = SUCCEEDED
+    assert await handle == (VIDEO,)
+    await handle.refresh()
+    assert room.news == [(SUCCEEDED, SUCCEEDED)]
+
+
 async def test_failed_tasks() -> None:
     """Each waiter of a failed task gets an error of its own that says why, now and later."""
     room = Room()

@@ -39,7 +39,7 @@ from shops import (
     shop,
 )
 
-pytestmark = pytest.mark.usefixtures("journals_are_closed", "nothing_is_left")
+pytestmark = pytest.mark.usefixtures("nothing_is_left", "journals_are_closed")
 
 journals_are_closed = pytest.fixture(close_journals)
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x01\x90\0\0\x01\x90"

@@ -13,7 +13,6 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from conftest import VirtualLoop
 from kling_async import (
     ConfigurationError,
     Journal,
@@ -30,6 +29,7 @@ from kling_async import (
 from kling_async._clock import SystemClock
 from kling_async.emulator import Emulator
 from kling_async.journal import State
+from kling_async.testing import VirtualLoop
 from scripted import FOX, KEY, PROFILES, Behaviour, Client, Gateway, hang_read, head, picture_job, refusal, saying, whole
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")

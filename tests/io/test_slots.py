@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter
 from typing import Any
@@ -17,12 +18,13 @@ from kling_async.errors import (
     KlingError,
     PermissionDeniedError,
     RateLimitError,
+    TaskTimeoutError,
     TransportTimeoutError,
 )
 from kling_async.jobs import Text2Video
 from kling_async.journal import State
 from kling_async.models import Video
-from kling_async.observers import Record, Waiting
+from kling_async.observers import Anomaly, Record, Waiting
 from kling_async.session import KlingSession
 from kling_async.tasks import TaskHandle
 
@@ -148,27 +150,29 @@ async def test_a_429_that_never_explains_itself() -> None:
         assert sum(posts(emulator).values()) <= 20
 
 
-@pytest.mark.row("K6")
-async def test_the_servers_wish_bounds_the_sending() -> None:
-    """`Retry-After: 77` is waited for (K6)."""
-    async with gateway() as emulator, session(emulator) as kling:
-        emulator.fault("retry_after", route=T2V, method="POST", seconds=77)
-        await kling.text2video(prompt="a fox")
-        first, second = (seen.at for seen in emulator.log.requests if seen.method == "POST")
-        assert second - first >= 77
-
-
-@pytest.mark.row("K6")
-async def test_a_wish_beyond_the_callers_time() -> None:
-    """A wait that the caller has no time for ends with its time, tells the refusal, and sends nothing more."""
-    async with gateway() as emulator, session(emulator) as kling:
-        emulator.fault("retry_after", route=T2V, method="POST", seconds=999_999)
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_a_task_that_cannot_be_seen_gives_its_slot_back(*, awaited: bool) -> None:
+    """A task of which no look is good any more keeps its slot for its error budget, not for ever; that is told, and it has not failed."""
+    told: list[Record] = []
+    polling = Polling(error_budget=120.0)
+    async with gateway() as emulator, session(emulator, in_flight=1, polling=polling, observers=[told.append]) as kling:
+        handle = await kling.text2video(prompt="a fox")
+        emulator.fault("status", route=T2V, method="GET", status=503, times=None)
         begun = now()
-        with pytest.raises(TransportTimeoutError, match="1302"):
-            await kling.submit(Text2Video(prompt="a fox"), timeout=10.0)
-        assert now() - begun <= 10.1
-        await asyncio.sleep(1000)
-        assert posts(emulator) == {429: 1}
+
+        async def impatient() -> None:
+            while awaited and not handle.done:
+                with contextlib.suppress(TaskTimeoutError):
+                    await handle.wait(30.0)  # each of these waits has a budget of its own; the slot has one for all
+
+        waiting = asyncio.ensure_future(impatient())
+        await kling.text2video(prompt="another")
+        assert 120 <= now() - begun <= 120 + 12 + 30
+        assert [(record.what, record.ref) for record in told if isinstance(record, Anomaly)] == [("slot-let-go", handle.ref)]
+        emulator.clear_faults()
+        await waiting
+        assert await handle
+    assert len(emulator.log.tasks) == 2
 
 
 @pytest.mark.row("K7")
