@@ -6,10 +6,11 @@ caller another's result. Not being found proves nothing, for no look-up is known
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from attrs import define
+from attrs import define, field
 
 from kling_async._clock import Clock
 from kling_async._fault import KlingError
@@ -24,6 +25,8 @@ __all__ = ["Reconciler"]
 
 _PAUSES: Final = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 """Seconds before each look-up; cut where the window ends."""
+_AT_ONCE: Final = 8
+"""Look-ups under way: an outage leaves many to be made, and running tasks are to be read meanwhile."""
 _PAGE: Final = 100
 _PAGES: Final = 5
 
@@ -37,17 +40,18 @@ class Reconciler:
     base: str
     retry: Retry
     clock: Clock
+    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(_AT_ONCE), init=False)
 
     @property
     def able(self) -> bool:
         """Whether this server can be asked at all."""
         return self.profile.finds_by_key or self.profile.lists
 
-    async def search(self, key: str, route: Route) -> Snapshot | None:
-        """Look the creation up until it is found or the window has passed."""
-        left = self.retry.reconcile_window
+    async def search(self, key: str, route: Route, *, age: float = 0.0) -> Snapshot | None:
+        """Look the creation up, at least once, until it is found or the window has passed, `age` seconds of which are over."""
+        left = self.retry.reconcile_window - max(0.0, age)
         for pause in _PAUSES if self.able else ():
-            if pause > left:
+            if pause > max(0.0, left):
                 return None
             left -= pause
             await self.clock.sleep(pause)
@@ -57,6 +61,10 @@ class Reconciler:
 
     async def look_up(self, key: str, route: Route) -> Snapshot | None:
         """Look the creation up once."""
+        async with self._room:
+            return await self._look_up(key, route)
+
+    async def _look_up(self, key: str, route: Route) -> Snapshot | None:
         if self.profile.finds_by_key:
             for snapshot in await self._ask(reading(self.base, route.action, route.action2, key), _single):
                 if snapshot.external_task_id == key:

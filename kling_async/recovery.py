@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from attrs import define, field
 
 from kling_async.errors import JournalError
 from kling_async.jobs import Route
-from kling_async.journal import Creation, Journal, Owner, State
+from kling_async.journal import Artifact, Creation, Journal, Owner, State
 from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
-from kling_async.observers import Anomaly, Record
+from kling_async.observers import Anomaly, Record, Saved
 from kling_async.reconcile import Reconciler
 
 __all__ = ["Memory"]
@@ -50,7 +52,11 @@ class Memory:
             raise JournalError(msg) from None
 
     async def unfinished(self) -> list[TaskRef]:
-        """Every task that is not final, after asking for what is unknown; what was never sent is withdrawn."""
+        """Every task that is not final, after asking for what is unknown; what was never sent is withdrawn.
+
+        All are asked for at the same time, each until the window since it was sent has passed: what died long ago is
+        looked up once, and no number of creations makes it longer than that window and the look-ups themselves.
+        """
         await self.open()
         rows = await self.journal.open_rows(self.account, self.origin)
         found = await asyncio.gather(*map(self._taken_over, rows))
@@ -60,6 +66,10 @@ class Memory:
         """What nobody knows the outcome of."""
         rows = await self.journal.open_rows(self.account, self.origin)
         return [row for row in rows if row.state is State.UNKNOWN]
+
+    async def expected(self) -> list[Creation]:
+        """What is unfinished and was there before this process, as far as there is a file to tell."""
+        return [] if self.journal.path is None else await self.journal.open_rows(self.account, self.origin)
 
     async def find(self, key: str) -> TaskRef | None:
         """The task that was created under that key, asking for it when that is unknown."""
@@ -86,23 +96,38 @@ class Memory:
         except JournalError as error:
             self.tell(Anomaly(what="journal", detail=str(error), ref=ref))
 
+    async def keep(self, saved: Saved, idx: int, validator: str) -> None:
+        """Record a file; trouble with that is told, and the file is no worse for it."""
+        if saved.ref is None or saved.path is None or not self.journal.in_use:
+            return
+        artifact = Artifact(key="", idx=idx, path=_absolute(saved.path), size=saved.size, sha256=saved.sha256, validator=validator)
+        try:
+            await self.journal.keep(self.account, saved.ref.task_id, artifact)
+        except JournalError as error:
+            self.tell(Anomaly(what="journal", detail=str(error), ref=saved.ref))
+
     async def _taken_over(self, row: Creation) -> TaskRef | None:
+        last = row.updated_at
         if not self.is_at_work(row.owner):
             if row.state is State.PREPARED:
                 await self.journal.move(row.key, State.WITHDRAWN, "its session died before anything was sent")
             elif row.state is State.SENDING:
                 await self.journal.move(row.key, State.UNKNOWN, "its session died")
                 row = await self.journal.get(row.key)
-        return await self._settled(row)
+        return await self._settled(row, age=self.reconciler.clock.wall() - last)
 
-    async def _settled(self, row: Creation) -> TaskRef | None:
+    async def _settled(self, row: Creation, *, age: float) -> TaskRef | None:
         if row.state is State.UNKNOWN:
-            found = await self.reconciler.look_up(row.key, Route(action=row.action, action2=row.action2))
+            found = await self.reconciler.search(row.key, Route(action=row.action, action2=row.action2), age=age)
             if found is None:
                 return None
             await self.journal.accept(row.key, found.task_id)
             return _ref(row, found.task_id)
         return None if row.task_id is None else _ref(row, row.task_id)
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  the caller's directory may change later
 
 
 def _ref(row: Creation, task_id: str) -> TaskRef:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +124,8 @@ class Failing(Journal):
         await super().finish(account, task_id, state, note=note, result=result)
 
 
-async def leave(kling: KlingSession, journal: Journal, state: State, key: str, owner: str = "dead") -> None:
-    """As a process that died, or sleeps, leaves a purchase of `FOX`."""
+async def leave(kling: KlingSession, journal: Journal, state: State, key: str, *, owner: str = "dead", at: float = 1.0) -> None:
+    """As a process that died, or sleeps, leaves a purchase of `FOX`, last changed at that Unix time."""
     asked = to_canonical_json(encode(FOX, external_task_id=key))
     row = Creation(
         key=key,
@@ -136,6 +137,23 @@ async def leave(kling: KlingSession, journal: Journal, state: State, key: str, o
         digest=hashlib.sha256(asked.encode()).hexdigest(),
         state=state,
         owner=f"{owner}.1",
-        created_at=1.0,
+        created_at=at,
+        updated_at=at,
     )
     await journal.intend(row)
+
+
+async def filled(journal: Journal, many: int, *, unfinished: int) -> None:
+    """Give the journal that many creations of ten accounts, the last of them unfinished, all of the year 1970."""
+
+    def work(db: sqlite3.Connection) -> None:
+        numbers = f"WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < {many - 1})"
+        state = f"CASE WHEN i < {many - unfinished} THEN 'succeeded' ELSE 'accepted' END"
+        names = "key, account, origin, action, action2, request, digest, dedupe, state, attempt, owner, task_id, note,"
+        names += " created_at, updated_at"
+        row = f"""'ka-' || i, 'account-' || (i % 10), '{ROW.origin}', 'videos', 'text2video', '{{}}', 'd', 'order-' || i,
+            {state}, 1, 'me.1', 'task-' || i, '', i, i"""
+        db.execute(f"INSERT INTO creation ({names}) {numbers} SELECT {row} FROM n")
+        db.execute(f"INSERT INTO event (key, at, to_state, note) {numbers} SELECT 'ka-' || i, i, 'accepted', '' FROM n")
+
+    await journal._writer.run(work)

@@ -2,6 +2,6 @@
 
 from kling_async.journal._journal import Journal
 from kling_async.journal._owners import Owner
-from kling_async.journal._rows import Creation, State
+from kling_async.journal._rows import Artifact, Creation, State
 
-__all__ = ["Creation", "Journal", "Owner", "State"]
+__all__ = ["Artifact", "Creation", "Journal", "Owner", "State"]

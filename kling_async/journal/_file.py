@@ -1,4 +1,4 @@
-"""Opening the database file: made whole or not at all, for its owner's eyes only, and refused when it is not ours."""
+"""The database file: made or copied whole or not at all, for its owner's eyes only, and refused when it is not ours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import os
 import secrets
 import sqlite3
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
 from kling_async.errors import JournalError
 from kling_async.journal._rows import SCHEMA, VERSION
 
-__all__ = ["open_database"]
+__all__ = ["copy_database", "open_database"]
 
 _APPLICATION: Final = 0x4B4C494E
 """Marks the file as ours ("KLIN"), in the place that SQLite keeps for that."""
@@ -40,26 +41,52 @@ def open_database(path: str | None, patience: float) -> sqlite3.Connection:
         raise JournalError(f"journal {path}: {error.strerror or type(error).__name__}") from None
     except sqlite3.Error as error:
         raise JournalError(f"journal {path}: {error}; the file was left as it is") from None
+    except ValueError as error:  # a path with a NUL in it
+        raise JournalError(f"journal {path!r}: {error}") from None
+
+
+def copy_database(path: str, target: str, patience: float) -> None:
+    """What is committed at `path` in this moment, as a new file; neither waits for writers nor holds them up.
+
+    Raises:
+        JournalError: there is something at `target` already, or one of the two cannot be read or written.
+    """
+    try:
+        with (
+            _aside(Path(target)) as temporary,
+            contextlib.closing(_read_only(path, patience)) as source,
+            contextlib.closing(sqlite3.connect(temporary)) as copy,
+        ):
+            source.backup(copy)  # in one step, which is one moment of the source
+    except FileExistsError:
+        raise JournalError(f"journal backup {target}: there is a file already, which was left as it is; name another") from None
+    except OSError as error:
+        raise JournalError(f"journal backup {target}: {error.strerror or type(error).__name__}") from None
+    except (sqlite3.Error, ValueError) as error:
+        raise JournalError(f"journal backup {target!r}: {error}") from None
 
 
 def _make(path: str) -> None:
     # Made under another name and linked into place: nobody ever meets a journal without its tables.
     target = Path(path)
-    if not target.parent.exists():
-        target.parent.mkdir(mode=0o700, parents=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (
+        contextlib.suppress(FileExistsError),  # another process was faster, and its file is as good
+        _aside(target) as temporary,
+        contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection,
+    ):
+        _fill(connection)
+        connection.execute("PRAGMA journal_mode = WAL")  # which the file remembers
+
+
+@contextlib.contextmanager
+def _aside(target: Path) -> Generator[Path]:
+    """A new file beside `target`, moved there once it is filled; raises `FileExistsError` when there is something already."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        connection = sqlite3.connect(temporary, isolation_level=None)
-        try:
-            _fill(connection)
-            connection.execute("PRAGMA journal_mode = WAL")  # which the file remembers
-        finally:
-            connection.close()
-        with contextlib.suppress(FileExistsError):  # another process was faster, and its file is as good
-            _put_in_place(temporary, target)
-    except sqlite3.Error as error:
-        raise JournalError(f"journal {path}: {error}") from None
+        yield temporary
+        _put_in_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -71,8 +98,9 @@ def _put_in_place(temporary: Path, target: Path) -> None:
         raise
     except OSError:
         # A file system without links; renaming refuses to overwrite on Windows, which is where they are.
-        if not target.exists():
-            temporary.rename(target)
+        if os.path.lexists(target):
+            raise FileExistsError from None
+        temporary.rename(target)
 
 
 def _fill(connection: sqlite3.Connection) -> None:
@@ -96,7 +124,11 @@ def _check_header(path: str) -> None:
 
 def _check(path: str, patience: float) -> None:
     # Read-only: a connection that may write empties the log into the file as it closes, however damaged that is.
-    with contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True, timeout=patience)) as connection:
+    with contextlib.closing(_read_only(path, patience)) as connection:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise JournalError(f"journal {path}: damaged ({verdict}); restore it from a backup")
+
+
+def _read_only(path: str, patience: float) -> sqlite3.Connection:
+    return sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True, timeout=patience)

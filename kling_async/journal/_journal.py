@@ -5,23 +5,34 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import Any, Self
+from typing import Any, Final, Self
 
+import anyio.to_thread
 from attrs import define, field
+from attrs.converters import optional
 
+from kling_async._fault import ConfigurationError
 from kling_async.errors import InvalidJobError, JournalError
+from kling_async.journal._file import copy_database
 from kling_async.journal._owners import Owner, is_alive
-from kling_async.journal._rows import COLUMNS, MOVES, Creation, State, creation_of
+from kling_async.journal._rows import ARTIFACT_COLUMNS, COLUMNS, MOVES, UNFINISHED, Artifact, Creation, State, creation_of
 from kling_async.journal._writer import Writer
 
 __all__ = ["Journal"]
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM creation"  # noqa: S608  constants of this package
 _INSERT = f"INSERT INTO creation ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_ARTIFACT: Final = f"INSERT OR REPLACE INTO artifact ({', '.join(ARTIFACT_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+# No creation changes before it is made: the index by the one time finds what is old by the other.
+_OLD = f"SELECT key FROM creation WHERE created_at < ? AND updated_at < ? AND NOT {UNFINISHED} ORDER BY created_at LIMIT ?"  # noqa: S608
+
+_KEPT: Final = 45 * 86400.0
+_PRUNED_AT_ONCE: Final = 500
+"""Creations; a purchase waits for no more than these to be deleted."""
 
 
-def _path(given: str | os.PathLike[str] | None) -> str | None:
-    return None if given is None else os.path.abspath(os.fspath(given))  # noqa: PTH100  the caller's directory may change later
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.fspath(path))  # noqa: PTH100  the caller's directory may change later
 
 
 @define(eq=False)
@@ -36,7 +47,7 @@ class Journal:
         JournalError: from every use, when the file is damaged, not a journal, locked or full.
     """
 
-    path: str | None = field(default=None, converter=_path)
+    path: str | None = field(default=None, converter=optional(_absolute))
     _writer: Writer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -94,13 +105,14 @@ class Journal:
 
         return await self._writer.run(work)
 
-    async def claim(self, row: Creation, owner: str) -> bool:
+    async def claim(self, row: Creation, owner: str, *, callback_hash: bytes | None = None) -> bool:
         """Take over what nobody is sending, as it was seen; false when somebody else was faster."""
 
         def work(db: sqlite3.Connection) -> bool:
             now = _get(db, row.key)
             if now.state is State.SENDING or (now.state, now.owner) != (row.state, row.owner):
                 return False
+            db.execute("UPDATE creation SET callback_hash = ? WHERE key = ?", (callback_hash, row.key))
             if now.state is State.PREPARED:
                 db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, row.key))
                 return True
@@ -160,6 +172,24 @@ class Journal:
 
         await self._writer.run(work)
 
+    async def keep(self, account: str, task_id: str, artifact: Artifact) -> None:
+        """A file of that task is whole and has its name (W6); its `key` is found here. Of a task made elsewhere nothing is recorded."""
+
+        def work(db: sqlite3.Connection) -> None:
+            rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
+            db.executemany(_ARTIFACT, [(key, *(getattr(artifact, name) for name in ARTIFACT_COLUMNS[1:])) for (key,) in rows])
+
+        await self._writer.run(work)
+
+    async def artifacts(self, key: str) -> list[Artifact]:
+        """The files that hold the result of that creation, in the order of its entries."""
+        sql = f"SELECT {', '.join(ARTIFACT_COLUMNS)} FROM artifact WHERE key = ? ORDER BY idx"  # noqa: S608  constants of this package
+
+        def work(db: sqlite3.Connection) -> list[Artifact]:
+            return [Artifact(**dict(zip(ARTIFACT_COLUMNS, row, strict=True))) for row in db.execute(sql, (key,))]
+
+        return await self._writer.run(work, durable=False)
+
     async def get(self, key: str) -> Creation:
         """The creation under that key.
 
@@ -170,13 +200,47 @@ class Journal:
 
     async def open_rows(self, account: str, origin: str) -> list[Creation]:
         """Everything of an account at a gateway that is not final, oldest first."""
-        states = tuple(state.value for state in State if not state.final)
-        where = f"WHERE account = ? AND origin = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY created_at"
-        return await self._read(f"{_SELECT} {where}", (account, origin, *states))
+        where = f"WHERE account = ? AND origin = ? AND {UNFINISHED} ORDER BY created_at"
+        return await self._read(f"{_SELECT} {where}", (account, origin))
 
     async def rows(self, *, most: int = 1000) -> list[Creation]:
         """The latest creations, newest first."""
         return await self._read(f"{_SELECT} ORDER BY created_at DESC LIMIT ?", (most,))
+
+    async def prune(self, older_than: float = _KEPT) -> int:
+        """Delete creations that are final and have not changed for `older_than` seconds, of every account; gives how many.
+
+        Nothing unfinished or unknown is deleted, however old. Never runs by itself, for it forgets `dedupe`: the
+        same word is a new purchase afterwards. Done in small steps, between which others get their turn.
+
+        Raises:
+            ConfigurationError: `older_than` is negative or not a number.
+            JournalError: the file cannot be read or written.
+        """
+        if not older_than >= 0:
+            msg = f"older_than must be seconds, zero or more; got {older_than!r}"
+            raise ConfigurationError(msg)
+        limit, pruned = time.time() - older_than, 0
+        while step := await self._writer.run(lambda db: _prune(db, limit), durable=False):
+            pruned += step
+        return pruned
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy what is committed into a new file at `path`, readable by its owner only, while everybody goes on.
+
+        The copy is one moment of the journal and needs no other file. Open it *instead of* the original, never
+        beside it: two records of one purchase may each have it sent.
+
+        Raises:
+            JournalError: there is something at `path` already, it cannot be written, or the journal is in memory.
+        """
+        if self.path is None:
+            msg = "a journal in memory has no backup; give it a path"
+            raise JournalError(msg)
+        target = _absolute(path)
+        await self.open()  # what was handed over before is committed then
+        # Not in the journal's thread: while a large file is copied nobody's purchase may wait.
+        await anyio.to_thread.run_sync(copy_database, self.path, target, self._writer.patience)
 
     async def _read(self, sql: str, values: tuple[Any, ...]) -> list[Creation]:
         return await self._writer.run(lambda db: [creation_of(row) for row in db.execute(sql, values)], durable=False)
@@ -226,3 +290,11 @@ def _put(db: sqlite3.Connection, key: str, before: State, after: State, note: st
 def _record(db: sqlite3.Connection, key: str, before: State | None, after: State, note: str) -> None:
     values = (key, time.time(), before and before.value, after.value, note)
     db.execute("INSERT INTO event (key, at, from_state, to_state, note) VALUES (?, ?, ?, ?, ?)", values)
+
+
+def _prune(db: sqlite3.Connection, limit: float) -> int:
+    keys = db.execute(_OLD, (limit, limit, _PRUNED_AT_ONCE)).fetchall()
+    db.executemany("DELETE FROM event WHERE key = ?", keys)
+    db.executemany("DELETE FROM artifact WHERE key = ?", keys)
+    db.executemany("DELETE FROM creation WHERE key = ?", keys)
+    return len(keys)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import fields, frozen
 
-__all__ = ["COLUMNS", "MOVES", "SCHEMA", "VERSION", "Creation", "State", "creation_of"]
+__all__ = ["ARTIFACT_COLUMNS", "COLUMNS", "MOVES", "SCHEMA", "UNFINISHED", "VERSION", "Artifact", "Creation", "State", "creation_of"]
 
 
 class State(StrEnum):
@@ -76,14 +76,36 @@ class Creation:
     """The last thing worth saying about it, such as why it failed."""
     result: str | None = None
     """The result as JSON, links without their signatures."""
+    callback_hash: bytes | None = None
+    """SHA-256 of the token in its capability URL, if it has one."""
     created_at: float = 0.0
     """Unix seconds."""
     updated_at: float = 0.0
 
 
+@frozen(kw_only=True)
+class Artifact:
+    """A file that holds an entry of a result, whole."""
+
+    key: str
+    """The creation's."""
+    idx: int
+    """Which entry, from 0."""
+    path: str
+    size: int
+    sha256: str
+    """Hex."""
+    validator: str
+    """What the file host knew this version by: an `ETag` or a date; empty when it told none."""
+    state: str = "saved"
+
+
 COLUMNS: Final = tuple(column.name for column in fields(Creation))
+ARTIFACT_COLUMNS: Final = tuple(column.name for column in fields(Artifact))
 VERSION: Final = 1
-SCHEMA: Final = """
+UNFINISHED: Final = f"state IN ({', '.join(repr(state.value) for state in State if not state.final)})"
+"""Said in the same words by the index and by what reads through it: SQLite takes the one for the other by its text."""
+SCHEMA: Final = f"""
 CREATE TABLE creation (
     key TEXT PRIMARY KEY,
     account TEXT NOT NULL,
@@ -99,16 +121,24 @@ CREATE TABLE creation (
     task_id TEXT,
     note TEXT NOT NULL,
     result TEXT,
+    callback_hash BLOB,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
     UNIQUE (account, dedupe)
 ) WITHOUT ROWID;
-CREATE INDEX creation_open ON creation (account, origin, state) WHERE state IN ('prepared', 'sending', 'unknown', 'accepted');
+CREATE INDEX creation_open ON creation (account, origin, created_at) WHERE {UNFINISHED};
 CREATE INDEX creation_task ON creation (account, task_id);
+CREATE INDEX creation_made ON creation (created_at);
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL,
     from_state TEXT, to_state TEXT NOT NULL, note TEXT NOT NULL
 );
+CREATE INDEX event_key ON event (key);
+CREATE TABLE artifact (
+    key TEXT NOT NULL, idx INTEGER NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, validator TEXT NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (key, idx)
+) WITHOUT ROWID;
 """
 
 

@@ -138,18 +138,17 @@ class Writer:
     def work_off(self) -> None:
         """The life of the thread."""
         connection: sqlite3.Connection | None = None
-        failure: JournalError | None = None
-        try:
-            connection = open_database(self.path, self.patience)
-        except JournalError as error:
-            failure = error
         going = True
         while going:
             batch, going = self._gather()
-            if connection is None:
+            try:
+                # What keeps it from opening may pass, as a full disk does: each batch tries anew.
+                if batch and connection is None:
+                    connection = open_database(self.path, self.patience)
+            except JournalError as error:
                 for item in batch:
-                    item.error = JournalError(str(failure))
-            else:
+                    item.error = JournalError(str(error))
+            if connection is not None:
                 _commit(connection, batch, self.path)
             for item in batch:
                 item.deliver(item.result, item.error)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,16 +11,21 @@ import pytest
 from attrs import evolve
 
 from journals import FOX, ROUTE, Failing, bought, leave, posts, session
+from kling_async._clock import SystemClock
 from kling_async._fault import ConfigurationError
 from kling_async._pacing import Retry
 from kling_async._profile import OFFICIAL, Profile
+from kling_async._verdict import Failure
+from kling_async._wire import Reply
 from kling_async.emulator import Emulator
 from kling_async.errors import JournalError, SubmitOutcomeUnknown
 from kling_async.jobs import GenerateImage, Text2Video
 from kling_async.journal import Journal, State
 from kling_async.models import TaskRef
 from kling_async.observers import Anomaly, Record
+from kling_async.reconcile import Reconciler
 from kling_async.session import KlingSession
+from kling_async.transport import FailedExchange
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -135,6 +141,54 @@ async def test_a_dead_sender(emulator: Emulator, path: Path, way: str) -> None:
     assert posts(emulator) == 1
 
 
+@official
+@pytest.mark.parametrize(("ago", "found"), [(0.0, True), (60.0, True), (1000.0, False)])
+async def test_recovering_is_as_patient_as_buying(emulator: Emulator, path: Path, ago: float, *, found: bool) -> None:
+    """What was sent lately is asked for until the window has passed, what was sent long ago once, and no number of them takes longer."""
+    clock = asyncio.get_running_loop()
+    async with session(emulator, path) as kling, Journal(path) as journal:
+        for number in range(9):
+            await leave(kling, journal, State.SENDING, f"ka-{number}", at=time.time() - ago)
+        begun = clock.time()
+        recovering = asyncio.ensure_future(kling.recover())
+        await asyncio.sleep(45)  # the task is not listed at once
+        async with session(emulator) as buyer:
+            bought = await buyer.submit(evolve(FOX, external_task_id="ka-7"))
+        handles = await recovering
+        assert clock.time() - begun < 120
+        assert [handle.task_id for handle in handles] == ([bought.task_id] if found else [])
+        assert len(await kling.unknowns()) == 9 - len(handles)
+
+
+async def test_few_look_ups_at_once() -> None:
+    """However many creations are looked up, a handful of requests are under way at a time."""
+    under_way: list[int] = [0]
+
+    async def read(_: object) -> Reply:
+        under_way.append(under_way[-1] + 1)
+        await asyncio.sleep(1)
+        under_way.append(under_way[-1] - 1)
+        raise FailedExchange(Failure(cause="reset", sent=True))
+
+    reconciler = Reconciler(read, OFFICIAL, "https://kling.example/v1", Retry(), SystemClock())
+    await asyncio.gather(*(reconciler.look_up(f"ka-{number}", FOX.route) for number in range(50)))
+    assert max(under_way) == 8
+    assert len(under_way) == 1 + 2 * 50 * 2
+
+
+@official
+async def test_what_a_living_session_sends_is_left_alone(emulator: Emulator, path: Path) -> None:
+    """Recovery neither withdraws, nor settles, nor asks for what another session, or this one, is at."""
+    async with session(emulator, path) as kling, Journal(path) as journal, session(emulator, path) as other:
+        await other.unknowns()
+        other._memory.owner.claim()
+        for state in (State.PREPARED, State.SENDING):
+            await leave(kling, journal, state, f"ka-{state}", owner=other._memory.owner.id)
+        assert await kling.recover() == ()
+        assert {row.key: row.state for row in await journal.rows()} == {f"ka-{state}": state for state in (State.PREPARED, State.SENDING)}
+    assert emulator.log.requests == []
+
+
 async def test_orphans_are_in_the_journal(emulator: Emulator, path: Path) -> None:
     """A task accepted after its caller had gone is listed by the session, and by the next one's recovery."""
     emulator.fault("slow", route=ROUTE, method="POST", seconds=5)
@@ -190,9 +244,11 @@ async def test_a_journal_that_cannot_be_opened(emulator: Emulator, tmp_path: Pat
             with pytest.raises(JournalError, match="no journal"):
                 await call
         assert len(await kling.attach(ref)) == 1
+        assert posts(emulator) == 1
+        (tmp_path / "file").unlink()
+        assert len(await kling.run(evolve(FOX, external_task_id="ka-2"))) == 1  # the session need not be made anew
     with pytest.raises(ConfigurationError):
         await kling.recover()
-    assert posts(emulator) == 1
 
 
 @pytest.mark.row("J11")
