@@ -122,6 +122,7 @@ _BARE: Final[dict[int, Move]] = {
     402: Move.GIVE_UP,
     404: Move.GIVE_UP,
     405: Move.GIVE_UP,
+    407: Move.GIVE_UP,  # a proxy that wants a password passes nothing on
     413: Move.GIVE_UP,
     415: Move.GIVE_UP,
     422: Move.GIVE_UP,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 
+from kling_async._fault import ConfigurationError
 from kling_async.models import Status, TaskRef
 
-__all__ = ["Anomaly", "Exchange", "Observer", "Record", "StatusChange", "Waiting", "log_records"]
+__all__ = ["Anomaly", "Exchange", "Observer", "Progress", "Record", "Saved", "StatusChange", "Waiting", "log_records"]
 
 _log = logging.getLogger("kling_async")
 
@@ -61,9 +66,42 @@ class Anomaly:
     ref: TaskRef | None = None
 
 
-Record = Exchange | StatusChange | Waiting | Anomaly
+@frozen(kw_only=True)
+class Progress:
+    """How far a download is; told a few times a second."""
+
+    name: str
+    """The file's name, without its ending."""
+    received: int
+    """Bytes; fewer than before when the download had to begin again."""
+    total: int | None
+    """`None` when the file host does not tell."""
+    ref: TaskRef | None = None
+
+
+@frozen(kw_only=True)
+class Saved:
+    """An entry of a result is here, whole."""
+
+    path: Path | None
+    """`None` when it went into a stream or a writer."""
+    size: int
+    sha256: str
+    """Hex."""
+    verified: str
+    """What says that it is whole: `length`, the file's own structure (`container`), `chunked` (the framing of the reply; the
+    type of the file does not tell), or the caller's `sha256`."""
+    ref: TaskRef | None = None
+
+
+Record = Exchange | StatusChange | Waiting | Anomaly | Progress | Saved
 Observer = Callable[[Record], Any]
-"""Called from the event loop with every record; must be quick. What it raises is logged and goes no further."""
+"""Called from the event loop with every record, and not awaited: an `async def` is refused.
+
+What it raises is logged and goes no further; it runs as nobody's task, so that it cannot cancel the one
+whose record it gets. It must be quick: while it works everything else stands still, deadlines included.
+Whoever has more to do puts the record into a queue.
+"""
 
 
 def log_records(record: Record) -> None:
@@ -73,6 +111,11 @@ def log_records(record: Record) -> None:
             _log.warning("%s: %s%s", record.what, record.detail, f" [{record.ref}]" if record.ref else "")
         case StatusChange():
             _log.info("task %s is %s [%s]", record.ref.task_id, record.after, record.ref)
+        case Saved():
+            place = "a stream" if record.path is None else record.path
+            _log.info("saved %s: %d bytes, SHA-256 %s (%s)", place, record.size, record.sha256, record.verified)
+        case Progress():
+            _log.debug("%s: %d of %s bytes", record.name, record.received, record.total if record.total is not None else "unknown")
         case Waiting():
             _log.debug("creation %s waits for its %s", record.external_task_id, record.why)
         case Exchange():
@@ -81,7 +124,32 @@ def log_records(record: Record) -> None:
 
 
 def _listed(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    return tuple(observers) or (log_records,)
+    listed = tuple(observers) or (log_records,)
+    for observer in listed:
+        given: Any = observer
+        if not callable(given) or any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
+            name = getattr(given, "__qualname__", type(given).__qualname__)
+            msg = f"observers: {name} is no plain function: observers are called, not awaited; let it put the record into a queue"
+            raise ConfigurationError(msg)
+    return listed
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Generator[None]:
+    # A hook that cancels "the current task" would else hit the owner of a paid request, or the poller.
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        task = None
+    if task is None:
+        yield
+        return
+    loop = task.get_loop()
+    asyncio.tasks._leave_task(loop, task)  # noqa: SLF001  documented for those who run tasks themselves
+    try:
+        yield
+    finally:
+        asyncio.tasks._enter_task(loop, task)  # noqa: SLF001  likewise
 
 
 @define(eq=False)
@@ -94,6 +162,11 @@ class Audience:
         """Tell everybody."""
         for observer in self.observers:
             try:
-                observer(record)
-            except Exception:  # noqa: BLE001  a hook of the user's must not hurt an outcome that costs money
+                with _as_nobody():
+                    late = observer(record)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001  a hook of the user's must not hurt an outcome that costs money
                 _log.exception("an observer failed")
+            else:
+                if inspect.iscoroutine(late):
+                    late.close()
+                    _log.error("an observer gave a coroutine, which nobody awaits: observers must be plain functions")

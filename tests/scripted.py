@@ -9,7 +9,7 @@ import ssl
 import struct
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Self
 
 from attrs import define, field
@@ -63,11 +63,13 @@ class Client:
     writer: asyncio.StreamWriter
     method: str = ""
     path: str = ""
+    head: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
 
     async def read(self) -> None:
         """Read one whole request."""
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        self.head = await self.reader.readuntil(b"\r\n\r\n")
+        lines = self.head.decode().split("\r\n")
         self.method, self.path, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self.body = await self.reader.readexactly(int(headers.get("content-length", "0")))
@@ -75,7 +77,9 @@ class Client:
         self.gateway.requests.append((asyncio.get_running_loop().time(), self.method, self.path))
 
     def accept(self) -> dict[str, Any]:
-        """Make a task of the creation that was read; gives the reply to it."""
+        """Make a task of the creation that was read; gives the reply to it. A look makes none."""
+        if self.method == "GET":
+            return {}
         task_id = f"88{len(self.gateway.tasks):02}"
         self.gateway.tasks[task_id] = json.loads(self.body)["external_task_id"], asyncio.get_running_loop().time()
         return self.gateway.told(task_id)
@@ -100,6 +104,8 @@ class Gateway:
 
     script: deque[Behaviour] = field(factory=deque)
     """For the next connections, before anything is read; each paid request has a connection of its own."""
+    behaviour: Behaviour | None = None
+    """For all connections that have no script."""
     looks: deque[bytes | Behaviour] = field(factory=deque)
     """For the next reads, once they have been read."""
     rule: Callable[[str], bytes | Behaviour | None] = lambda _: None
@@ -110,12 +116,12 @@ class Gateway:
     """When each request was read whole, its method and its path."""
     tokens: list[str] = field(factory=list, repr=False)
     """The bearer text of each request that was read whole."""
-    connections: int = 0
+    clients: list[Client] = field(factory=list)
+    """Every connection there was."""
     tasks: dict[str, tuple[str, float]] = field(factory=dict)
     """Each task that exists: its key, and when it was accepted."""
     port: int = 0
     _server: asyncio.Server | None = None
-    _writers: list[asyncio.StreamWriter] = field(factory=list)
     _running: set[asyncio.Task[None]] = field(factory=set)
 
     async def open(self, listening: socket.socket | None = None, *, tls: ssl.SSLContext | None = None) -> None:
@@ -136,12 +142,16 @@ class Gateway:
 
     def hang_up(self) -> None:
         """Close every connection, as a server does with those that were idle for too long."""
-        for writer in self._writers:
-            writer.close()
+        for client in self.clients:
+            client.writer.close()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        return len(self.clients)
 
     @property
     def posts(self) -> int:
@@ -176,10 +186,9 @@ class Gateway:
         return self.looks.popleft() if self.looks else self.rule(path) or self.answer(path)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writers.append(writer)
-        behaviour = self.script.popleft() if self.script else self._serve
-        task = asyncio.get_running_loop().create_task(self._behave(behaviour, Client(self, reader, writer)))
+        self.clients.append(Client(self, reader, writer))
+        behaviour = self.script.popleft() if self.script else self.behaviour or self._serve
+        task = asyncio.get_running_loop().create_task(self._behave(behaviour, self.clients[-1]))
         self._running.add(task)
 
     async def _behave(self, behaviour: Behaviour, client: Client) -> None:
@@ -212,6 +221,14 @@ class Gateway:
             return outcome, await journal.get(KEY)
 
 
+async def listening() -> AsyncIterator[Gateway]:
+    """A gateway that listens; to be made a fixture."""
+    made = Gateway()
+    await made.open()
+    yield made
+    await made.aclose()
+
+
 def saying(*pieces: bytes, accept: bool = True) -> Behaviour:
     """Read a creation, make a task of it or not, say this and close."""
 
@@ -226,6 +243,43 @@ def saying(*pieces: bytes, accept: bool = True) -> Behaviour:
     return behave
 
 
+async def close_unread(client: Client) -> None:
+    """Close before reading."""
+    client.writer.close()
+
+
+async def reset_unread(client: Client) -> None:
+    """Reset before reading."""
+    client.reset()
+
+
+async def close_half_read(client: Client) -> None:
+    """Close in the middle of the body."""
+    await client.reader.read(100_000)
+    client.writer.close()
+
+
+async def reset_half_read(client: Client) -> None:
+    """Reset in the middle of the body."""
+    await client.reader.read(100_000)
+    client.reset()
+
+
+async def reset_read(client: Client) -> None:
+    """Accept, then reset."""
+    await client.read()
+    client.accept()
+    client.reset()
+
+
+async def refuse_early(client: Client) -> None:
+    """Refuse the request for its size while it is still being sent."""
+    await client.reader.readuntil(b"\r\n\r\n")
+    client.say(head("Content-Length: 0", "Connection: close", status=413))
+    while await client.reader.read(1 << 20):
+        pass
+
+
 async def hang_read(client: Client) -> None:
     """Accept, and never answer."""
     await client.read()
@@ -234,10 +288,11 @@ async def hang_read(client: Client) -> None:
 
 
 def bomb(megabytes: int) -> bytes:
-    """A small reply that unpacks to a large one."""
+    """A small reply that unpacks to a large one; its checksum is that of two megabytes, as nobody is meant to get there."""
     packer = zlib.compressobj(9, wbits=31)
-    data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(megabytes)) + packer.flush()
-    return whole(data, "Content-Encoding: gzip")
+    # After a full flush every megabyte is packed to the same bytes.
+    first, again = (packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return whole(first + again * (megabytes - 1) + packer.flush(), "Content-Encoding: gzip")
 
 
 class Wait:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
+from kling_async._pacing import Polling
 from kling_async.emulator import Emulator
 from kling_async.errors import ConfigurationError, InvalidRequestError, KlingError, SubmitOutcomeUnknown, TaskFailedError
 from kling_async.jobs import Text2Video
@@ -149,7 +150,8 @@ async def test_an_endless_iterable() -> None:
 
 async def test_an_asynchronous_iterable() -> None:
     """Jobs that come one by one are sent as they come."""
-    async with gateway() as emulator, session(emulator) as kling, kling.map(Source(4).later()) as outcomes:
+    looks = Polling.fixed(1.0)  # so that no look is late by more than lies between two jobs
+    async with gateway() as emulator, session(emulator, polling=looks) as kling, kling.map(Source(4).later()) as outcomes:
         assert keys([outcome async for outcome in outcomes]) == [f"ka-{number}" for number in range(4)]
         created = [task.created for task in emulator.log.tasks]
         assert [later - earlier for earlier, later in itertools.pairwise(created)] == pytest.approx([10.0] * 3, abs=1)

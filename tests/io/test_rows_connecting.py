@@ -4,24 +4,19 @@ import asyncio
 import os
 import resource
 import socket
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from conftest import VirtualLoop
 from kling_async import Exchange, Journal, KlingSession, TaskHandle, TransportError, TransportTimeoutError
 from kling_async.journal import State
-from scripted import FOX, KEY, PROFILES, Behaviour, Client, Gateway, head, whole
+from kling_async.testing import VirtualLoop
+from scripted import FOX, KEY, PROFILES, Gateway
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-CERTIFICATE = Path(__file__).parent / "certificates" / "self-signed.pem"
-"""Key and certificate of nobody, for a hundred years: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes
--days 36500 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1`, both outputs in one file."""
 Addresses = list[tuple[Any, ...]]
 
 
@@ -209,45 +204,6 @@ async def test_a_black_hole_beside_the_gateway(loop: NamedLoop, gateway: Gateway
     assert (row.attempt, gateway.posts) == (1, 1)
 
 
-async def plain(client: Client) -> None:
-    """Answer a handshake as if it were a request."""
-    await client.reader.read(100)
-    client.say(head(status=400))
-
-
-def encrypted(*, newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> ssl.SSLContext:
-    """A server's side of TLS, with a certificate that nobody has signed."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
-    context.maximum_version = newest
-    return context
-
-
-@pytest.mark.row("C5")
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("what", ["self-signed", "plain"])
-async def test_tls_that_will_never_do(gateway: Gateway, profile: str, what: str) -> None:
-    """A certificate that is not trusted, or a port without TLS, ends the creation with one attempt: nothing is sent."""
-    gateway.script.extend([plain] * 9)
-    await gateway.open(tls=encrypted() if what == "self-signed" else None)
-    outcome, row = await gateway.buy(profile=profile, base_url=gateway.url.replace("http", "https"))
-    assert type(outcome) is TransportError
-    assert ("certificate" if what == "self-signed" else "tls") in str(outcome)
-    assert (outcome.billed, row.state, row.attempt, gateway.requests) == (False, State.REJECTED, 1, [])
-
-
-@pytest.mark.row("C5", "D1")
-async def test_a_handshake_that_stalls(loop: NamedLoop, gateway: Gateway) -> None:
-    """A handshake that hangs is tried again until the caller's bound, and nothing is sent."""
-    gateway.script.extend([Client.hang] * 9)
-    await gateway.open()
-    begun = loop.time()
-    outcome, row = await gateway.buy(base_url=gateway.url.replace("http", "https"), timeout=25.0)
-    assert loop.time() - begun == pytest.approx(25.0, abs=0.1)
-    assert isinstance(outcome, TransportTimeoutError)
-    assert (row.state, row.attempt, gateway.connections, gateway.requests) == (State.WITHDRAWN, 3, 3, [])
-
-
 @pytest.mark.row("C6")
 async def test_no_file_descriptor_left(gateway: Gateway) -> None:
     """Without a descriptor to connect with nothing is sent; with one again, one task is bought."""
@@ -293,36 +249,3 @@ async def test_idle_connections_that_were_closed(gateway: Gateway) -> None:
         await (await kling.text2video(prompt="a fox")).refresh()
         assert gateway.connections == 5
     assert (gateway.posts, len(gateway.tasks)) == (3, 3)
-
-
-async def demand_a_password(client: Client) -> None:
-    """A proxy that lets nobody through."""
-    await client.reader.readuntil(b"\r\n\r\n")
-    client.say(whole(b"", "Proxy-Authenticate: Basic", status=407))
-
-
-async def close_when_asked(client: Client) -> None:
-    """A proxy that dies over a CONNECT."""
-    await client.reader.readuntil(b"\r\n\r\n")
-
-
-async def close_after_connecting(client: Client) -> None:
-    """A proxy that dies once it has connected."""
-    await client.reader.readuntil(b"\r\n\r\n")
-    client.say(head())
-    await client.writer.drain()
-
-
-@pytest.mark.row("C13")
-@pytest.mark.parametrize(("proxy", "attempts"), [(demand_a_password, 1), (close_when_asked, 5), (close_after_connecting, 5), (None, 5)])
-async def test_proxies(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, proxy: Behaviour | None, attempts: int) -> None:
-    """A proxy that fails before it has a tunnel got nothing to pass on: tried again, but not where it wants a password."""
-    if proxy is not None:
-        gateway.script.extend([proxy] * 9)
-        await gateway.open()
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{gateway.port or 1}")
-    outcome, row = await gateway.buy(base_url="https://gateway.invalid", trust_env=True)
-    assert type(outcome) is TransportError
-    assert (outcome.billed, row.state, row.attempt) == (False, State.REJECTED, attempts)
-    assert gateway.connections == (attempts if proxy else 0)

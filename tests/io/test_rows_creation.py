@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +28,28 @@ from kling_async import (
     TransportTimeoutError,
 )
 from kling_async.journal import State
-from scripted import FOX, KEY, PROFILES, Behaviour, Client, Gateway, bomb, hang_read, head, picture_job, refusal, saying, whole
+from scripted import (
+    FOX,
+    KEY,
+    PROFILES,
+    Behaviour,
+    Client,
+    Gateway,
+    bomb,
+    close_half_read,
+    close_unread,
+    hang_read,
+    head,
+    listening,
+    picture_job,
+    refusal,
+    refuse_early,
+    reset_half_read,
+    reset_read,
+    reset_unread,
+    saying,
+    whole,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -36,56 +57,13 @@ PAGE = b"<!doctype html><title>Welcome</title>"
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    """A gateway that listens."""
-    made = Gateway()
-    await made.open()
-    yield made
-    await made.aclose()
-
-
-async def close_unread(client: Client) -> None:
-    """Close before reading."""
-    client.writer.close()
-
-
-async def reset_unread(client: Client) -> None:
-    """Reset before reading."""
-    client.reset()
-
-
-async def close_half_read(client: Client) -> None:
-    """Close in the middle of the body."""
-    await client.reader.read(100_000)
-    client.writer.close()
-
-
-async def reset_half_read(client: Client) -> None:
-    """Reset in the middle of the body."""
-    await client.reader.read(100_000)
-    client.reset()
-
-
-async def reset_read(client: Client) -> None:
-    """Accept, then reset."""
-    await client.read()
-    client.accept()
-    client.reset()
+gateway = pytest.fixture(listening)
 
 
 async def read_slowly(client: Client) -> None:
     """Read a kilobyte a second."""
     while await client.reader.read(1024):  # noqa: ASYNC110  the pace of a line, not a wait for anything
         await asyncio.sleep(1)
-
-
-async def refuse_early(client: Client) -> None:
-    """Refuse the request for its size while it is still being sent."""
-    await client.reader.readuntil(b"\r\n\r\n")
-    client.say(head("Content-Length: 0", "Connection: close", status=413))
-    while await client.reader.read(MEGABYTE):
-        pass
 
 
 def answering(dress: Callable[[bytes], bytes | list[bytes]], seconds: float = 0.0) -> Behaviour:
@@ -270,6 +248,17 @@ async def test_refusals(gateway: Gateway, profile: str, case: tuple[int, int | b
     assert not isinstance(outcome, SubmitOutcomeUnknown)
     assert (row.state, row.attempt, gateway.posts, gateway.tasks) == (State.REJECTED, posts, posts, {})
     assert elsewhere.connections == 0
+
+
+@pytest.mark.row("C11")
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_an_early_refusal(gateway: Gateway, profile: str) -> None:
+    """A request that is too large for somebody on the way is final, though it was never sent whole."""
+    gateway.script.append(refuse_early)
+    outcome, row = await gateway.buy(BIG, profile=profile)
+    assert isinstance(outcome, ApiError)
+    assert (outcome.http_status, outcome.billed, outcome.retryable) == (413, False, False)
+    assert (row.state, row.attempt, gateway.connections, gateway.tasks) == (State.REJECTED, 1, 1, {})
 
 
 @pytest.mark.row("S1")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from kling_async import (
     TaskTimeoutError,
 )
 from kling_async.journal import State
-from scripted import PROFILES, Behaviour, Client, Gateway, Wait, bomb, head, refusal, whole
+from scripted import PROFILES, Behaviour, Client, Gateway, Wait, bomb, head, listening, refusal, whole
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -26,13 +26,7 @@ Edit = Callable[[dict[str, Any]], Any]
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    """A gateway that listens."""
-    made = Gateway()
-    await made.open()
-    yield made
-    await made.aclose()
+gateway = pytest.fixture(listening)
 
 
 def told(edit: Edit, status: str = "processing") -> Callable[[Client], Any]:

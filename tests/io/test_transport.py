@@ -9,38 +9,22 @@ from typing import Any
 import aiohttp
 import pytest
 
-from byte_server import (
-    CANARY,
-    FAILURES,
-    OK,
-    Behaviour,
-    Client,
-    ScriptServer,
-    bomb,
-    everything,
-    hang_read,
-    head,
-    listening_server,
-    opened_transport,
-    pay,
-    replying,
-    trickle_body,
-)
+from exchanges import CANARY, FAILURES, OK, everything, look, opened, order, pay, trickle_body
 from kling_async._auth import ApiKey, KeyPair
 from kling_async._clock import SystemClock
 from kling_async._wire import Reply
 from kling_async.errors import ConfigurationError
 from kling_async.transport import FailedExchange, Transport
+from scripted import Behaviour, Client, Gateway, bomb, hang_read, listening, saying, whole
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-server = pytest.fixture(listening_server)
-
-transport = pytest.fixture(opened_transport)
+gateway = pytest.fixture(listening)
+transport = pytest.fixture(opened)
 
 
 @pytest.mark.row("C12")
-async def test_paid_requests_never_share_a_connection(server: ScriptServer, transport: Transport) -> None:
+async def test_paid_requests_never_share_a_connection(gateway: Gateway, transport: Transport) -> None:
     """Each paid request has a connection of its own, reads share one (row 17)."""
 
     async def keep_alive(client: Client) -> None:
@@ -48,59 +32,59 @@ async def test_paid_requests_never_share_a_connection(server: ScriptServer, tran
             await client.read()
             client.say(OK)
 
-    server.behaviour = keep_alive
+    gateway.behaviour = keep_alive
     for _ in range(3):
-        await pay(transport, server.post())
-    assert len(server.clients) == 3
+        await pay(transport, order(gateway))
+    assert len(gateway.clients) == 3
     for _ in range(3):
-        await transport.read(server.get())
-    assert len(server.clients) == 4
+        await transport.read(look(gateway))
+    assert len(gateway.clients) == 4
 
 
-async def test_replies_are_waited_for(server: ScriptServer, transport: Transport) -> None:
+async def test_replies_are_waited_for(gateway: Gateway, transport: Transport) -> None:
     """A paid request has a minute for its reply, and longer the more there is to upload; a read has twenty seconds."""
-    server.behaviour = hang_read
+    gateway.behaviour = hang_read
     loop = asyncio.get_running_loop()
-    for size, seconds in ((20, 60.0), (4 << 20, 124.0)):
+    for size, seconds in ((0, 60.0), (4 << 20, 124.0)):
         begun = loop.time()
-        await pay(transport, server.post(size))
+        await pay(transport, order(gateway, size))
         assert loop.time() - begun == pytest.approx(seconds, abs=0.1)
     begun = loop.time()
     with pytest.raises(FailedExchange):
-        await transport.read(server.get())
+        await transport.read(look(gateway))
     assert loop.time() - begun == pytest.approx(20.0, abs=0.1)
 
 
-async def test_what_is_sent(server: ScriptServer, transport: Transport) -> None:
+async def test_what_is_sent(gateway: Gateway, transport: Transport) -> None:
     """A request carries the key as a bearer, JSON, its length, and no cookie."""
-    server.behaviour = replying(head("Set-Cookie: spy=1", "Content-Length: 0"))
+    gateway.behaviour = saying(whole(b"", "Set-Cookie: spy=1"))
     for _ in range(2):
-        await pay(transport, server.post())
-        await transport.read(server.get())
-    for client in server.clients:
+        await pay(transport, order(gateway))
+        await transport.read(look(gateway))
+    for client in gateway.clients:
         lines = client.head.decode().lower().split("\r\n")
         assert f"authorization: bearer {CANARY}" in lines
         assert "content-type: application/json" in lines
         assert not any(line.startswith("cookie") for line in lines)
-    assert {client.body for client in server.clients} == {b"x" * 20, b""}
+    assert {client.body for client in gateway.clients} == {b'{"external_task_id": "mine", "padding": ""}', b""}
 
 
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.row("C14")
-async def test_redirects_are_not_followed(server: ScriptServer, transport: Transport, status: str) -> None:
+async def test_redirects_are_not_followed(gateway: Gateway, transport: Transport, status: int) -> None:
     """Nothing goes anywhere else than to the configured origin, whatever it answers (C14, P16)."""
-    server.behaviour = replying(head(f"Location: http://localhost:{server.port}/elsewhere", "Content-Length: 0", status=status))
-    reply, _ = await pay(transport, server.post())
+    gateway.behaviour = saying(whole(b"", f"Location: http://localhost:{gateway.port}/elsewhere", status=status))
+    reply, _ = await pay(transport, order(gateway))
     assert isinstance(reply, Reply)
-    assert reply.headers["location"] == f"http://localhost:{server.port}/elsewhere"
-    await transport.read(server.get())
-    assert len(server.clients) == 2
-    assert all(b"elsewhere" not in client.head for client in server.clients)
+    assert reply.headers["location"] == f"http://localhost:{gateway.port}/elsewhere"
+    await transport.read(look(gateway))
+    assert len(gateway.clients) == 2
+    assert all(b"elsewhere" not in client.head for client in gateway.clients)
 
 
 @pytest.mark.row("X3")
 async def test_the_environment_is_not_asked(
-    server: ScriptServer, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gateway: Gateway, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Proxies and netrc change neither where nor as whom we talk, unless asked for (P17)."""
     netrc = tmp_path / "netrc"
@@ -108,25 +92,25 @@ async def test_the_environment_is_not_asked(
     monkeypatch.setenv("NETRC", str(netrc))
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    server.behaviour = replying(OK)
-    reply, _ = await pay(transport, server.post())
+    gateway.behaviour = saying(OK)
+    reply, _ = await pay(transport, order(gateway))
     assert isinstance(reply, Reply)
-    assert (await transport.read(server.get())).status == 200
+    assert (await transport.read(look(gateway))).status == 200
 
 
-async def test_kept_headers(server: ScriptServer, transport: Transport) -> None:
+async def test_kept_headers(gateway: Gateway, transport: Transport) -> None:
     """Of the reply's headers those are kept that mean something here, by their names in lower case."""
-    server.behaviour = replying(head("RETRY-After: 7", "X-Request-Id: r", "Set-Cookie: spy=1", "Content-Length: 0"))
-    reply = await transport.read(server.get())
+    gateway.behaviour = saying(whole(b"", "RETRY-After: 7", "X-Request-Id: r", "Set-Cookie: spy=1"))
+    reply = await transport.read(look(gateway))
     assert reply.headers == {"retry-after": "7", "x-request-id": "r"}
 
 
-async def test_replies_are_bounded(server: ScriptServer, transport: Transport) -> None:
+async def test_replies_are_bounded(gateway: Gateway, transport: Transport) -> None:
     """A small reply that unpacks to half a gigabyte costs a few megabytes (P18)."""
-    server.behaviour = replying(bomb(512))
+    gateway.behaviour = saying(bomb(512))
     tracemalloc.start()
     try:
-        await pay(transport, server.post())
+        await pay(transport, order(gateway))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -134,43 +118,43 @@ async def test_replies_are_bounded(server: ScriptServer, transport: Transport) -
 
 
 @pytest.mark.parametrize("behaviour", [hang_read, trickle_body])
-async def test_a_cancelled_call_shows_no_key(server: ScriptServer, transport: Transport, behaviour: Behaviour) -> None:
+async def test_a_cancelled_call_shows_no_key(gateway: Gateway, transport: Transport, behaviour: Behaviour) -> None:
     """A timeout around a read keeps the cancelled call as its cause, and with it no frame that holds the key (X1)."""
-    server.behaviour = behaviour
+    gateway.behaviour = behaviour
     with pytest.raises(TimeoutError) as late:
         async with asyncio.timeout(10):
-            await transport.read(server.get())
+            await transport.read(look(gateway))
     assert isinstance(late.value.__cause__, asyncio.CancelledError)
     assert "transport.py" in everything(late.value)
     assert CANARY not in everything(late.value)
 
 
 @pytest.mark.parametrize("row", ["12 close after reading", "13 never answered", "14 garbage status line", "15 cut body"])
-async def test_logs_show_no_key(server: ScriptServer, transport: Transport, row: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_logs_show_no_key(gateway: Gateway, transport: Transport, row: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever turns on all logging finds no key in it (X2)."""
     caplog.set_level(logging.DEBUG)
-    server.behaviour, _, _ = FAILURES[row]
-    await pay(transport, server.post())
+    gateway.behaviour, _, _ = FAILURES[row]
+    await pay(transport, order(gateway))
     assert CANARY not in caplog.text
     assert CANARY not in repr(transport)
 
 
-async def test_reading_with_the_callers_session(server: ScriptServer) -> None:
+async def test_reading_with_the_callers_session(gateway: Gateway) -> None:
     """Reads go through a session that was given, whatever its defaults, and leave it open; paid requests never do (`http=`)."""
-    server.behaviour = replying(head("Content-Length: 2", status="404 Not Found") + b"{}")
+    gateway.behaviour = saying(whole({}, status=404))
     async with aiohttp.ClientSession(raise_for_status=True, headers={"X-Mine": "1"}) as given:
         transport = Transport(ApiKey(CANARY), SystemClock(), injected=given)
-        assert (await transport.read(server.get())).status == 404
-        reply, _ = await pay(transport, server.post())
+        assert (await transport.read(look(gateway))).status == 404
+        reply, _ = await pay(transport, order(gateway))
         assert isinstance(reply, Reply)
         await transport.aclose()
         assert not given.closed
-    assert [b"X-Mine" in client.head for client in server.clients] == [True, False]
+    assert [b"X-Mine" in client.head for client in gateway.clients] == [True, False]
     with pytest.raises(ConfigurationError, match="closed"):
-        await Transport(ApiKey(CANARY), SystemClock(), injected=given).read(server.get())
+        await Transport(ApiKey(CANARY), SystemClock(), injected=given).read(look(gateway))
 
 
-async def test_tracing_in_the_callers_session(server: ScriptServer) -> None:
+async def test_tracing_in_the_callers_session(gateway: Gateway) -> None:
     """Whoever traces a session that was given sees no context of ours."""
     seen: list[Any] = []
 
@@ -179,23 +163,23 @@ async def test_tracing_in_the_callers_session(server: ScriptServer) -> None:
 
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(note)
-    server.behaviour = replying(OK)
+    gateway.behaviour = saying(OK)
     async with aiohttp.ClientSession(trace_configs=[trace]) as given:
-        await Transport(ApiKey(CANARY), SystemClock(), injected=given).read(server.get())
+        await Transport(ApiKey(CANARY), SystemClock(), injected=given).read(look(gateway))
     assert seen == [None]
 
 
-async def test_nothing_opens_after_closing(server: ScriptServer, transport: Transport) -> None:
+async def test_nothing_opens_after_closing(gateway: Gateway, transport: Transport) -> None:
     """A closed transport opens nothing more; closing twice is fine."""
-    server.behaviour = replying(OK)
-    await transport.read(server.get())
+    gateway.behaviour = saying(OK)
+    await transport.read(look(gateway))
     await transport.aclose()
     await transport.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
-        await transport.read(server.get())
+        await transport.read(look(gateway))
     with pytest.raises(ConfigurationError, match="closed"):
-        await transport.pay(server.post(), on_sent=lambda: None)
-    assert len(server.clients) == 1
+        await transport.pay(order(gateway), on_sent=lambda: None)
+    assert len(gateway.clients) == 1
 
 
 @pytest.mark.parametrize(
