@@ -14,12 +14,13 @@ from attrs import fields_dict, has
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from kling_async.errors import InvalidJobError, ProtocolError
+from kling_async._body import Body, Part, seal
+from kling_async.errors import ProtocolError
 from kling_async.jobs import CameraControl, Job, LipSync
-from kling_async.media import Blob, File, Link, to_base64
+from kling_async.media import Blob, File, Link
 from kling_async.models import Audio, Image, ParentVideo, Video
 
-__all__ = ["decode", "decode_entries", "encode", "has_local_media", "to_canonical_json", "to_json"]
+__all__ = ["decode", "decode_entries", "encode", "has_local_media", "sealed", "to_body", "to_canonical_json"]
 
 Entry = TypeVar("Entry", Video, Image, Audio, ParentVideo)
 
@@ -30,6 +31,8 @@ _MOST_ENTRIES: Final = 1000
 _LARGEST_ID: Final = 10**40
 """Numbers from here on are no ids, which have 18 digits."""
 _INDEX_DIGITS: Final = 9
+_GAP: Final = "\ud800"
+"""Stands for media while a body is made into text: half a character, which no text that can be sent may hold."""
 _SIGNED: Final = re.compile(r"https?://[^?\s]*\?", re.IGNORECASE)
 
 _Body = dict[str, Any]
@@ -62,30 +65,50 @@ def encode(job: Job[Any], *, external_task_id: str) -> _Body:
 
 
 def has_local_media(body: object) -> bool:
-    """Whether `to_json` will have to read and convert media, which belongs into a worker thread."""
+    """Whether there is anything for `sealed` to do, which belongs into a worker thread."""
     if isinstance(body, dict):
         return any(map(has_local_media, body.values()))
     return isinstance(body, Blob | File) or (isinstance(body, list) and any(map(has_local_media, body)))
 
 
-def to_json(body: _Body) -> bytes:
-    """The bytes to send; media become raw base64, files are read now.
+def sealed(body: _Body) -> _Body:
+    """The same with its media read and hashed, as `to_canonical_json` and `to_body` take it.
 
     Raises:
         InvalidJobError: a media file has gone or changed since its job was made; names the field.
     """
-    return json.dumps(_embedded(body, "", to_base64), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return {name: _sealed(value, name) for name, value in body.items()}
+
+
+def _sealed(value: Any, path: str) -> Any:
+    match value:
+        case dict():
+            return {name: _sealed(part, f"{path}.{name}") for name, part in value.items()}
+        case list():
+            return [_sealed(part, f"{path}[{index}]") for index, part in enumerate(value)]
+        case Blob() | File():
+            return seal(value, path)
+        case _:
+            return value
+
+
+def to_body(body: _Body) -> Body:
+    """What to send; its media become base64 when it is sent, in steps, and stand nowhere as a whole."""
+    parts: list[Part] = []
+
+    def gap(part: Part) -> str:
+        parts.append(part)
+        return _GAP
+
+    text = json.dumps(body, default=gap, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    first, *others = text.split(_GAP)
+    return Body((first.encode(), *(piece for part, after in zip(parts, others, strict=True) for piece in (part, after.encode()))))
 
 
 def to_canonical_json(body: _Body) -> str:
-    """The request as a text by which two can be told apart: media and the queries of links by their digest, without its key.
-
-    Raises:
-        InvalidJobError: as `to_json`.
-    """
-    named = {name: value for name, value in body.items() if name != "external_task_id"}
-    unsigned = {name: _unsigned(value) for name, value in _embedded(named, "", _digest).items()}
-    return json.dumps(unsigned, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    """The request as a text by which two can be told apart: media and the queries of links by their digest, without its key."""
+    unsigned = {name: _unsigned(value) for name, value in body.items() if name != "external_task_id"}
+    return json.dumps(unsigned, default=_digest, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def _unsigned(value: Any) -> Any:
@@ -102,8 +125,8 @@ def _unsigned(value: Any) -> Any:
             return value
 
 
-def _digest(media: Blob | File) -> str:
-    return f"sha256:{hashlib.sha256(to_base64(media).encode()).hexdigest()}"
+def _digest(part: Part) -> str:
+    return f"sha256:{part.digest}"
 
 
 def decode(data: object, type_: type[Entry]) -> Entry:
@@ -142,21 +165,6 @@ def decode_entries(data: object, type_: type[Entry]) -> tuple[Entry, ...]:
 def _indexed(entry: Any, position: int) -> Any:
     # Gateways leave out the index of pictures (`api.md` 2.3).
     return {**entry, "index": position} if isinstance(entry, Mapping) and _whole(entry.get("index")) is None else entry
-
-
-def _embedded(value: Any, path: str, form: Callable[[Blob | File], str]) -> Any:
-    match value:
-        case dict():
-            return {name: _embedded(part, f"{path}.{name}" if path else name, form) for name, part in value.items()}
-        case list():
-            return [_embedded(part, f"{path}[{index}]", form) for index, part in enumerate(value)]
-        case Blob() | File():
-            try:
-                return form(value)
-            except ValueError as error:
-                raise InvalidJobError(path, str(error)) from error
-        case _:
-            return value
 
 
 def _writer(cls: type[Any]) -> Callable[[Any], _Body]:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from attrs import field, frozen
 
+from kling_async._body import Body
 from kling_async._dialects import MAX_ID, excerpt, identifier, is_object, observe
 from kling_async._fault import ConfigurationError, InvalidRefError
 from kling_async._profile import origin_of
@@ -49,7 +50,7 @@ class Request:
 
     method: Literal["GET", "POST"]
     url: str
-    body: bytes | None = field(default=None, repr=False)
+    body: Body | None = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)
@@ -57,7 +58,7 @@ class Reply:
     """A complete reply: header names in lower case, the body decompressed."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
@@ -93,7 +94,7 @@ class Refusal:
         )
 
 
-def creation(base: str, route: Route, body: bytes) -> Request:
+def creation(base: str, route: Route, body: Body) -> Request:
     """The paid request: `body` to the route under `base`, which is a result of `base_url`."""
     return Request(method="POST", url=f"{base}/{_path(route.action, route.action2)}", body=body)
 

@@ -1,4 +1,4 @@
-"""A picture or a sound as URL, bytes or file: told apart, checked by its first bytes, base64 at the very end."""
+"""A picture or a sound as URL, bytes or file: told apart and checked by its first bytes, held as it was given."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = [
     "Need",
     "accept",
     "extension_of",
+    "opened",
     "sniff",
-    "to_base64",
     "url_fault",
     "without_query",
 ]
@@ -42,6 +42,9 @@ _LONGEST_URL: Final = 2048
 _SHORTEST_BASE64: Final = 64
 """Decoded bytes; below it a text such as `//nas/clips` could pass for the first bytes of an MP3."""
 _MOST_SEGMENTS: Final = 4096
+_GULP: Final = 2**20
+"""Bytes asked of an open file at a time."""
+_UNBLOCKED: Final = getattr(os, "O_NONBLOCK", 0)
 _MOST_PIXELS: Final = 2**28
 """Ours, not the service's: a picture of 10 MB with more pixels is a decompression bomb."""
 
@@ -82,14 +85,14 @@ class Link:
 
 @frozen
 class Blob:
-    """Media in memory; the repr tells type and size."""
+    """Media in memory: the very bytes that were given, not a copy. The repr tells type and size."""
 
     data: bytes = field(repr=_summary)
 
 
 @frozen(kw_only=True)
 class File:
-    """Media in a regular file, looked at when the job was made and read when the job is sent."""
+    """Media in a regular file: looked at when the job is made, opened and read when it is sent."""
 
     path: str
     size: int
@@ -159,7 +162,8 @@ def url_fault(url: object) -> str | None:
 def accept(value: MediaLike, need: Need) -> Media:
     """Tell what `value` is and check it as far as its first bytes and its size allow; nothing is fetched.
 
-    An open file is read from where it stands; a path is only looked at, and only when it is a regular file.
+    A path is only looked at, and only when it is a regular file. An open file is read now, from where it stands to its
+    end, and is the caller's to close; it may be anything with `read`, but no pipe, socket or device, which could block.
 
     Raises:
         ValueError: it is no such media; says why.
@@ -179,21 +183,6 @@ def accept(value: MediaLike, need: Need) -> Media:
     if callable(getattr(value, "read", None)):
         return _blob(_read(value, need.limit), need)
     raise ValueError(f"must be {need.noun} as URL, bytes, path or open binary file, not {type(value).__name__}")
-
-
-def to_base64(media: Blob | File) -> str:
-    """Raw base64, without the `data:` prefix that the service refuses. A `File` is read now: call it off the event loop.
-
-    Raises:
-        ValueError: the file has gone or changed since it was checked.
-    """
-    if isinstance(media, Blob):
-        return base64.b64encode(media.data).decode("ascii")
-    with _opened(media.path) as reader:
-        data = _read(reader, media.size)
-    if len(data) != media.size:
-        raise ValueError(f"{_shown(media.path)} has changed since the job was made: make the job again")
-    return base64.b64encode(data).decode("ascii")
 
 
 def _link(url: str) -> Link:
@@ -238,7 +227,7 @@ def _blob(data: bytes, need: Need) -> Blob:
 
 
 def _file(path: str, need: Need) -> File:
-    with _opened(path) as reader:
+    with opened(path) as reader:
         size = os.fstat(reader.fileno()).st_size
         _check_size(size, need)
         _check_content(reader, need)
@@ -246,15 +235,29 @@ def _file(path: str, need: Need) -> File:
 
 
 @contextmanager
-def _opened(path: str) -> Generator[BinaryIO]:
-    """A regular file, looked at before it is opened: opening a FIFO would block, opening a device may act."""
+def opened(path: str) -> Generator[BinaryIO]:
+    """A regular file to read, looked at before it is opened: opening a FIFO would block, opening a device may act.
+
+    Raises:
+        ValueError: it is no regular file, or cannot be read, here or in the `with` block; names it.
+    """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  also for texts that pathlib would mend
-            raise ValueError(f"{_shown(path)} is not a regular file")
-        with open(path, "rb") as reader:  # noqa: PTH123  likewise
+        # Looked at by its path first, and again once it is open, as the path may lead elsewhere by then.
+        _require_regular(os.stat(path), path)  # noqa: PTH116  also for texts that pathlib would mend
+        with open(path, "rb", opener=_open_unblocked) as reader:
+            _require_regular(os.fstat(reader.fileno()), path)
             yield reader
     except OSError as error:
         raise ValueError(f"{_shown(path)} cannot be read as a file: {error.strerror or error}") from error
+
+
+def _open_unblocked(path: str, flags: int) -> int:
+    return os.open(path, flags | _UNBLOCKED)
+
+
+def _require_regular(facts: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{_shown(path)} is not a regular file")
 
 
 def _shown(path: str) -> str:
@@ -263,15 +266,24 @@ def _shown(path: str) -> str:
 
 def _read(reader: BinaryIO, limit: int) -> bytes:
     """All that is left in `reader`, but at most one byte more than `limit`."""
-    data = bytearray()
+    if _may_block(reader):
+        raise ValueError("is an open pipe, socket or device: read its bytes yourself, and give those")
+    data = io.BytesIO()  # which gives its bytes away without a copy
     try:
-        while len(data) <= limit and (chunk := reader.read(limit + 1 - len(data))):
-            data += chunk
+        while data.tell() <= limit and (chunk := reader.read(min(_GULP, limit + 1 - data.tell()))):
+            data.write(chunk)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
     except TypeError:
         raise ValueError("must be a file opened for reading bytes (mode 'rb')") from None
-    return bytes(data)
+    return data.getvalue()
+
+
+def _may_block(reader: BinaryIO) -> bool:
+    try:
+        return not stat.S_ISREG(os.fstat(reader.fileno()).st_mode)
+    except (AttributeError, OSError, TypeError, ValueError):
+        return False  # nothing of the operating system's, or closed, which reading will tell
 
 
 def _check_size(size: int, need: Need) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, Type
 
 from attrs import Attribute, evolve, field, fields, frozen
 
+from kling_async._fault import forgetful
 from kling_async.errors import InvalidJobError
 from kling_async.jobs._convert import frozen_json
 from kling_async.jobs._rules import Key, Rule, Url
@@ -78,6 +79,11 @@ class Checked:
 
     home: ClassVar[str] = ""
     """Where its fields are found in a job, such as `camera_control.`."""
+
+    @classmethod
+    def __attrs_init_subclass__(cls) -> None:
+        """Have its constructor forget what it refuses: links may be signed, and some tracebacks show locals."""
+        forgetful(cls)
 
     def __attrs_post_init__(self) -> None:
         """Raise `InvalidJobError` for the first rule that is broken."""

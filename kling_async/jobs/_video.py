@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Final, Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 from attrs import field, frozen
 
+from kling_async._fault import quiet
+from kling_async.jobs import _chain as chain
 from kling_async.jobs import _models as models
 from kling_async.jobs._base import Fault, Job, Kind, R, Route, columns, exclusive
 from kling_async.jobs._convert import element_ids, on_off, optional_mask, optional_seconds, picture, sound, voice_ids
 from kling_async.jobs._models import Image2VideoModel, Text2VideoModel
 from kling_async.jobs._parts import CameraControl, DynamicMask, MultiShot, brush, camera, shots
 from kling_async.jobs._rules import Flag, Items, Number, Rule, Text, Url, Word
-from kling_async.media import Blob, File, Media, without_query
-from kling_async.models import Video
+from kling_async.media import Blob, File, Media, MediaLike, without_query
+from kling_async.models import ParentVideo, Video
 
 Mode = Literal["std", "pro"]
 ShotType = Literal["customize", "intelligence"]
@@ -210,6 +212,40 @@ class VideoExtend(Job[tuple[Video, ...]]):
     )
     watermark_info: bool | None = field(default=None, validator=Flag("Whether to make a copy with a watermark as well (watermark_url)."))
 
+    @classmethod
+    @quiet
+    def of(
+        cls,
+        video: Video | ParentVideo,
+        *,
+        task: chain.TaskLike | None = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        cfg_scale: float | None = None,
+        watermark_info: bool | None = None,
+        callback_url: str | None = None,
+        external_task_id: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make `video`, an entry of a result, longer.
+
+        `task` is what made the clip, as handle, reference, snapshot or text: a clip does not know it, and some gateways ask for it.
+
+        Raises:
+            InvalidJobError: the clip has no id, or a field breaks a rule.
+        """
+        return cls(
+            video_id=chain.video_id(video),
+            task_id=chain.task_id(task),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            cfg_scale=cfg_scale,
+            watermark_info=watermark_info,
+            callback_url=callback_url,
+            external_task_id=external_task_id,
+            extra=extra or {},
+        )
+
 
 @frozen(kw_only=True, field_transformer=columns)
 class LipSync(Job[tuple[Video, ...]]):
@@ -228,9 +264,7 @@ class LipSync(Job[tuple[Video, ...]]):
     video_url: str | None = field(default=None, repr=without_query, validator=Url("URL of the clip, instead of video_id."))
     mode: LipSyncMode | str | None = field(
         default=None,
-        validator=Word(
-            "Whether a text or a recording is spoken; follows from the other fields when not said.", choices=get_args(LipSyncMode)
-        ),
+        validator=Word("Whether a text or a recording is spoken; follows from other fields if not said.", choices=get_args(LipSyncMode)),
     )
     text: str | None = field(default=None, validator=Text("What is said: up to 120 characters.", longest=120))
     voice_id: str | None = field(default=None, validator=Word("Who says it: one of the service's voices."))
@@ -239,13 +273,48 @@ class LipSync(Job[tuple[Video, ...]]):
     )
     voice_speed: float | None = field(default=None, validator=Number("Speed, from 0.8 to 2.0 in steps of 0.1.", low=0.8, high=2))
     audio_type: AudioType | str | None = field(
-        default=None,
-        validator=Word("How the recording is given; follows from the other fields when not said.", choices=get_args(AudioType)),
+        default=None, validator=Word("How the recording is given; follows from other fields if not said.", choices=get_args(AudioType))
     )
     audio_file: Blob | File | None = field(
         default=None, converter=sound, validator=Rule("The recording: MP3, WAV, M4A or AAC, 2 to 60 seconds, up to 5 MB.")
     )
     audio_url: str | None = field(default=None, repr=without_query, validator=Url("URL of the recording, instead of audio_file."))
+
+    @classmethod
+    @quiet
+    def of(
+        cls,
+        video: Video | ParentVideo,
+        *,
+        task: chain.TaskLike | None = None,
+        text: str | None = None,
+        voice_id: str | None = None,
+        voice_language: VoiceLanguage | str | None = None,
+        voice_speed: float | None = None,
+        audio_file: MediaLike | None = None,
+        audio_url: str | None = None,
+        callback_url: str | None = None,
+        external_task_id: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make the face in `video`, an entry of a result, speak; `task` is what made it, as in `VideoExtend.of` (`api.md` 3.7).
+
+        Raises:
+            InvalidJobError: the clip has no id, or a field breaks a rule.
+        """
+        return cls(
+            video_id=chain.video_id(video),
+            task_id=chain.task_id(task),
+            text=text,
+            voice_id=voice_id,
+            voice_language=voice_language,
+            voice_speed=voice_speed,
+            audio_file=audio_file,
+            audio_url=audio_url,
+            callback_url=callback_url,
+            external_task_id=external_task_id,
+            extra=extra or {},
+        )
 
     def __attrs_post_init__(self) -> None:
         """Say what follows from the fields given."""

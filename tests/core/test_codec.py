@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._codec import decode, decode_entries, encode, has_local_media, to_json
+from kling_async._codec import decode, decode_entries, encode, has_local_media, sealed, to_body, to_canonical_json
 from kling_async.errors import InvalidJobError, ProtocolError
 from kling_async.jobs import (
     CameraControl,
@@ -26,6 +27,7 @@ from kling_async.jobs import (
     VideoExtend,
     VirtualTryOn,
 )
+from kling_async.media import MediaLike
 from kling_async.models import Audio, Image, ParentVideo, Video
 
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (640).to_bytes(4, "big") + (480).to_bytes(4, "big") + bytes(60)
@@ -112,10 +114,15 @@ FORMS: list[tuple[Job[Any], dict[str, Any]]] = [
 ]
 
 
+def sent(body: dict[str, Any]) -> bytes:
+    """The bytes that an encoded job becomes."""
+    return b"".join(to_body(sealed(body)).steps())
+
+
 @pytest.mark.parametrize(("job", "body"), FORMS, ids=lambda value: type(value).__name__)
 def test_jobs_are_sent_in_the_service_s_forms(job: Job[Any], body: dict[str, Any]) -> None:
     """Names, nesting and types are those of the API tables; what was not said is not sent; the key stands on top."""
-    assert json.loads(to_json(encode(job, external_task_id="ka-1"))) == {**body, "external_task_id": "ka-1"}
+    assert json.loads(sent(encode(job, external_task_id="ka-1"))) == {**body, "external_task_id": "ka-1"}
 
 
 def test_the_given_key_is_the_one_that_is_sent() -> None:
@@ -152,7 +159,32 @@ def test_local_media_are_announced() -> None:
 
 def test_bytes_are_compact_utf_8() -> None:
     """Text goes out as it is, without blanks between tokens."""
-    assert to_json(encode(Text2Video(prompt="狐狸 🦊"), external_task_id="k")) == '{"prompt":"狐狸 🦊","external_task_id":"k"}'.encode()
+    assert sent(encode(Text2Video(prompt="狐狸 🦊"), external_task_id="k")) == '{"prompt":"狐狸 🦊","external_task_id":"k"}'.encode()
+
+
+def test_body_is_the_json_of_the_same_with_base64(tmp_path: Path) -> None:
+    """Wherever media stand, the bytes are those that `json.dumps` makes of the same with base64 in their place."""
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    brush = [DynamicMask(mask=tmp_path / "a.png", trajectories=[(0, 1), (2, 3)]), DynamicMask(mask=PICTURE, trajectories=[(0, 1), (2, 3)])]
+    pictures: tuple[MediaLike, ...] = (PICTURE, tmp_path / "a.png", URL)
+    for picture in pictures:
+        job = Image2Video(prompt='"\\狐狸', image=picture, dynamic_masks=brush, static_mask=PICTURE, extra={"last": "\\ud800"})
+        body = encode(job, external_task_id="k")
+        plain = body | {"image": URL if picture == URL else BASE64, "static_mask": BASE64}
+        plain["dynamic_masks"] = [mask | {"mask": BASE64} for mask in body["dynamic_masks"]]
+        data = json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
+        assert sent(body) == data
+        assert to_body(sealed(body)).size == len(data)
+
+
+def test_requests_are_told_apart_by_what_they_ask_for(tmp_path: Path) -> None:
+    """The text for the journal has the digest of the base64 in a picture's place, from a file as from bytes, and not the key."""
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    expected = f'{{"image":"sha256:{hashlib.sha256(BASE64.encode()).hexdigest()}","prompt":"x"}}'
+    pictures: tuple[MediaLike, ...] = (PICTURE, tmp_path / "a.png", BASE64)
+    for number, picture in enumerate(pictures):
+        body = sealed(encode(Image2Video(prompt="x", image=picture), external_task_id=f"k{number}"))
+        assert to_canonical_json(body) == expected
 
 
 def test_vanished_file_is_named_by_its_field(tmp_path: Path) -> None:
@@ -163,11 +195,11 @@ def test_vanished_file_is_named_by_its_field(tmp_path: Path) -> None:
     nested = encode(
         Image2Video(prompt="x", image=URL, dynamic_masks=[DynamicMask(mask=path, trajectories=[(0, 1), (2, 3)])]), external_task_id="k"
     )
-    assert json.loads(to_json(first))["image"] == BASE64
+    assert json.loads(sent(first))["image"] == BASE64
     path.unlink()
     for body, field in ((first, "image"), (nested, "dynamic_masks[0].mask")):
         with pytest.raises(InvalidJobError, match="cannot be read") as caught:
-            to_json(body)
+            sealed(body)
         assert caught.value.field == field
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async._codec import encode, to_json
+from kling_async._codec import encode, sealed, to_body
 from kling_async.errors import InvalidJobError
 from kling_async.jobs import ALL_JOBS, Job
 
@@ -50,7 +50,7 @@ def _check(cls: type[Job[Any]], fields: dict[str, Any]) -> bool:
             assert "missing" in str(refusal)
         assert str(refusal).encode()
         return False
-    data = to_json(encode(job, external_task_id="ka-1"))
+    data = b"".join(to_body(sealed(encode(job, external_task_id="ka-1"))).steps())
     assert json.loads(data, parse_constant=pytest.fail)["external_task_id"] == "ka-1"
     assert pickle.loads(pickle.dumps(job)) == job
     assert isinstance(hash(job), int)

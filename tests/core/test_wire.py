@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kling_async._body import Body
 from kling_async._dialects import excerpt, identifier, status_of
 from kling_async._wire import Blank, Refusal, Reply, callback_snapshot, creation, decipher, reading, retry_after
 from kling_async.errors import CallbackError, ConcurrencyLimitError, InvalidRefError, ProtocolError
@@ -18,6 +19,7 @@ from kling_async.models import Snapshot, Status
 
 BASE = "https://gw.example/kling/v1"
 TEXT2VIDEO = Route(action="videos", action2="text2video")
+FOX = Body((b'{"prompt":"a fox"}',))
 
 
 def reply(body: str | bytes, status: int = 200, **headers: str) -> Reply:
@@ -35,8 +37,8 @@ def refusal(body: str | bytes, status: int, **headers: str) -> Refusal:
 
 def test_a_creation_is_a_post_to_its_route() -> None:
     """The route hangs under the base, and the body goes out as it is."""
-    request = creation(BASE, TEXT2VIDEO, b'{"prompt":"a fox"}')
-    assert (request.method, request.url, request.body) == ("POST", f"{BASE}/videos/text2video", b'{"prompt":"a fox"}')
+    request = creation(BASE, TEXT2VIDEO, FOX)
+    assert (request.method, request.url, request.body) == ("POST", f"{BASE}/videos/text2video", FOX)
 
 
 def test_a_reading_is_a_get_without_a_body() -> None:
@@ -48,7 +50,7 @@ def test_a_reading_is_a_get_without_a_body() -> None:
 def test_a_route_may_have_a_slash_in_its_second_half() -> None:
     """`avatar/image2video` stays two parts of the path."""
     assert reading(BASE, "videos", "avatar/image2video", "1").url == f"{BASE}/videos/avatar/image2video/1"
-    assert creation(BASE, Route(action="images", action2="editing/expand"), b"").url == f"{BASE}/images/editing/expand"
+    assert creation(BASE, Route(action="images", action2="editing/expand"), FOX).url == f"{BASE}/images/editing/expand"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_any_id_survives_the_url_or_is_refused(task_id: str) -> None:
 
 def test_bodies_stay_out_of_reprs() -> None:
     """A request's prompt and a reply's signed links are not printed by accident."""
-    assert "fox" not in repr(creation(BASE, TEXT2VIDEO, b"fox"))
+    assert "fox" not in repr(creation(BASE, TEXT2VIDEO, FOX))
     assert "fox" not in repr(reply("fox"))
 
 
