@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import anyio
 from aiohttp import web
 from attrs import define, field
 
-from kling_async._auth import ApiKey
 from kling_async._clock import SystemClock
 from kling_async.files import Files
+from kling_async.hosts import Hosts
 from kling_async.models import TaskRef, Video
-from kling_async.transport import Transport
+from kling_async.observers import Record
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(300_000)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(1000)
@@ -39,6 +40,8 @@ class FileHost:
     """A host of result files on loopback; keeps the requests it got."""
 
     files: Files
+    records: list[Record] = field(factory=list)
+    """What observers were told."""
     handlers: dict[str, Handler] = field(factory=dict)
     requests: list[web.Request] = field(factory=list)
     url: str = ""
@@ -62,10 +65,90 @@ class FileHost:
         return Video(id="900", url=f"{self.url}/{name}?sign={CANARY}")
 
 
+def clip(size: int, seed: int = 0) -> bytes:
+    """An MP4 of that many bytes, as far as its boxes tell; the media is noise."""
+    start = b"\0\0\0\x18ftypisom\0\0\2\0isommp41" + (16).to_bytes(4, "big") + b"moov" + bytes(8)
+    return start + (size - len(start)).to_bytes(4, "big") + b"mdat" + random.Random(seed).randbytes(size - len(start) - 8)
+
+
+@define(eq=False)
+class Asked:
+    """A request for a file."""
+
+    number: int
+    """From 0."""
+    start: int
+    """Where the range begins that was asked for; 0 without one."""
+    headers: dict[str, str]
+
+
+Answer = Callable[[Asked], Iterable[bytes]]
+
+
+@define(eq=False)
+class ByteHost:
+    """A host that answers byte by byte as each test says, and closes; keeps what it was asked."""
+
+    files: Files
+    records: list[Record]
+    answer: Answer = lambda _: ()
+    asked: list[Asked] = field(factory=list)
+    url: str = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            start = int(headers.get("range", "bytes=0-")[6:-1])
+            self.asked.append(Asked(len(self.asked), start, headers))
+            for piece in self.answer(self.asked[-1]):
+                writer.write(piece)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client has had enough
+        finally:
+            writer.close()
+
+    def video(self) -> Video:
+        """A clip whose file is here."""
+        return Video(id="900", url=f"{self.url}/v?sign={CANARY}")
+
+
+async def byte_host() -> AsyncIterator[ByteHost]:
+    """A host of bytes, and a saver that may talk to it."""
+    records: list[Record] = []
+    hosts = Hosts(public_only=False)
+    made = ByteHost(Files(hosts, SystemClock(), records.append), records)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield made
+    await hosts.aclose()
+    server.close()
+    await asyncio.sleep(0)
+
+
+def reply(status: int, *headers: str, body: bytes = b"") -> bytes:
+    """A reply as bytes."""
+    return "\r\n".join((f"HTTP/1.1 {status} X", "Connection: close", *headers, "", "")).encode() + body
+
+
+def whole(data: bytes, *headers: str) -> bytes:
+    """A reply with all of the file."""
+    return reply(200, f"Content-Length: {len(data)}", *headers, body=data)
+
+
+def rest(data: bytes, start: int, *headers: str, end: int | None = None) -> bytes:
+    """A reply with what was asked for."""
+    end = len(data) if end is None else end
+    span = f"Content-Range: bytes {start}-{end - 1}/{len(data)}"
+    return reply(206, span, f"Content-Length: {end - start}", *headers, body=data[start:end])
+
+
 async def file_host() -> AsyncIterator[FileHost]:
     """A file host, and a saver that may talk to it."""
-    transport = Transport(ApiKey("sk-c4n4ry"), SystemClock(), public_only=False)
-    made = FileHost(Files(transport))
+    records: list[Record] = []
+    hosts = Hosts(public_only=False)
+    made = FileHost(Files(hosts, SystemClock(), records.append), records)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.handle)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
@@ -74,7 +157,7 @@ async def file_host() -> AsyncIterator[FileHost]:
     made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield made
     made.over.set()
-    await transport.aclose()
+    await hosts.aclose()
     await runner.cleanup()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote, unquote
 
-from attrs import frozen
+from attrs import field, frozen
 
 from kling_async.emulator._replies import Reply
 from kling_async.emulator._studio import Scene, Studio
@@ -25,7 +25,7 @@ class Files:
     """The file host of one emulator."""
 
     origin: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     """Signs the links."""
     ttl: float
     """Emulated seconds a link lives."""

@@ -21,8 +21,8 @@ class SeenRequest:
     """From 1, in the order of arrival, counted on across `clear`."""
     at: float
     method: str
-    path: str
-    """Path and query as sent."""
+    path: str = field(repr=lambda path: repr(path.partition("?")[0]))
+    """Path and query as sent; links to files are signed there."""
     route: str | None
     """Which endpoint it was for, such as `videos/text2video`; `files` for a result file; else nothing."""
     headers: Mapping[str, str] = field(repr=False)
@@ -50,7 +50,7 @@ class SentCallback:
 
     at: float
     task_id: str
-    url: str
+    url: str = field(repr=False)
     body: Mapping[str, Any] = field(repr=False)
     status: int | None = None
     """How it was answered; nothing when it was not, or not yet."""

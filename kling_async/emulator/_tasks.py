@@ -35,7 +35,7 @@ class Parent:
     seconds: float
     task_id: str | None = None
     """The task that made it here; `None` for a clip this emulator has not made."""
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     """Where it is, when the caller said so."""
 
 
@@ -66,7 +66,7 @@ class AcceptedTask:
     entries: tuple[Entry, ...] = ()
     parent: Parent | None = None
     watermark: bool | None = None
-    callback_url: str | None = None
+    callback_url: str | None = field(default=None, repr=False)
 
     def status_at(self, now: float) -> State:
         """The state word at a moment (`api.md` section 9)."""

@@ -9,7 +9,7 @@ from aiohttp import web
 from file_hosts import MP4, PNG, REF, FileHost, Handler, file_host, names, serving
 from kling_async import media
 from kling_async.errors import DownloadError
-from kling_async.files import _EXTENSIONS
+from kling_async.files._part import EXTENSIONS
 from kling_async.models import Audio, Image, TaskRef, Video
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -62,13 +62,14 @@ async def test_many_entries(host: FileHost, tmp_path: Path) -> None:
     [
         (Video(id="900", url="u"), REF, "8800"),
         (Video(id="900", url="u"), None, "900"),
-        (Audio(id="a/../b c", url="u"), None, "a____b_c"),
-        (Video(id="../../etc/x", url="u"), None, "______etc_x"),
-        (Video(id="x" * 500, url="u"), None, "x" * 96),
-        (Video(id="\u202egnp.exe\0", url="u"), None, "_gnp_exe_"),
+        (Audio(id="a/../b c", url="u"), None, "a____b_c-9f3fd56c"),
+        (Video(id="../../etc/x", url="u"), None, "______etc_x-56da1a2e"),
+        (Video(id="x" * 500, url="u"), None, "x" * 96 + "-c38c2bf3"),
+        (Video(id="\u202egnp.exe\0", url="u"), None, "_gnp_exe_-798f5638"),
         (Video(id="CON", url="u"), None, "CON"),
     ],
 )
+@pytest.mark.row("N5")
 async def test_names_are_made_here(host: FileHost, tmp_path: Path, entry: Video | Audio, ref: TaskRef | None, name: str) -> None:
     """A file is named after its task or its own id, reduced to harmless characters, whatever link and headers say (P24)."""
     host.handlers["/%2e%2e%2fevil"] = host.handlers["/../evil"] = serving(
@@ -92,8 +93,17 @@ async def test_entries_without_an_id(host: FileHost, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "extension"),
-    [(MP4, ".mp4"), (PNG, ".png"), (b"\xff\xd8\xff\xe0", ".jpg"), (b"RIFF\0\0\0\0WAVE", ".wav"), (b"<svg>", ".bin"), (b"MZ\x90", ".bin")],
+    [
+        (MP4, ".mp4"),
+        (PNG, ".png"),
+        (b"\xff\xd8\xff\xe0", ".jpg"),
+        (b"RIFF\0\0\0\0WAVE", ".wav"),
+        (b"<svg>", ".bin"),
+        (b"<?xml version='1.0'?>\n<svg>", ".bin"),
+        (b"MZ\x90", ".bin"),
+    ],
 )
+@pytest.mark.row("N15")
 async def test_the_extension_is_the_contents(host: FileHost, tmp_path: Path, data: bytes, extension: str) -> None:
     """The ending of a name comes from the first bytes, and not from what the host calls them (N15)."""
     (path,) = await host.files.save([host.video(serving(data, content_type="video/mp4"))], tmp_path, ref=REF)
@@ -102,7 +112,7 @@ async def test_the_extension_is_the_contents(host: FileHost, tmp_path: Path, dat
 
 async def test_all_extensions_are_known() -> None:
     """Whatever ending a file may get is looked for when it may be there already."""
-    assert {extension for _, extension, _ in media._MAGIC} | {".bin"} <= set(_EXTENSIONS)
+    assert {extension for _, extension, _ in media._MAGIC} | {".bin"} <= set(EXTENSIONS)
 
 
 @pytest.mark.parametrize("name", ["8800.mp4", "8800.png"])
@@ -135,6 +145,7 @@ async def test_a_file_that_appears_meanwhile_is_left_alone(host: FileHost, tmp_p
     assert names(tmp_path) == ["8800.mp4"]
 
 
+@pytest.mark.row("N4")
 async def test_saving_the_same_at_once(host: FileHost, tmp_path: Path) -> None:
     """Two saves of one result at the same time give one whole file."""
     video = host.video(serving())
@@ -144,6 +155,7 @@ async def test_saving_the_same_at_once(host: FileHost, tmp_path: Path) -> None:
     assert names(tmp_path) == ["8800.mp4"]
 
 
+@pytest.mark.row("N4")
 async def test_links_in_the_way(host: FileHost, tmp_path: Path) -> None:
     """A link under the name is replaced, never followed; a directory under the name is an error (N4)."""
     (tmp_path / "out").mkdir()
