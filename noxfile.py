@@ -67,7 +67,7 @@ nox.options.sessions = ["tests"]
 
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 THIS = "{}.{}".format(*sys.version_info)
-PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup")
+PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
 OTHERS = [version for version in nox.project.python_versions(PROJECT) if version != THIS]
 
 
@@ -97,11 +97,26 @@ def matrix(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", "row", "--matrix", *session.posargs)
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what is promised about speed, on a real loop and real sockets; nothing here can fail a build."""
+    session.install("-e", ".")
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        session.run("python", str(script))
+
+
 @nox.session(python=OTHERS)
 def pythons(session: nox.Session) -> None:
     """Run the tests on each other supported Python that is found; the exhaustive ones have been run by `tests`."""
     session.install("-e", ".[cli,emulator]", *group("test", "floors"))
     session.run("pytest", *PARALLEL, "-m", "not exhaustive", *session.posargs)
+
+
+@nox.session(python=nox.project.python_versions(PROJECT)[0])
+def oldest(session: nox.Session) -> None:
+    """Run the fault matrix on the oldest Python with the lowest versions that the project allows (row X8; `pythons` has the newest)."""
+    session.install("-e", ".[cli,emulator]", *group("test"), "--resolution=lowest-direct")
+    session.run("pytest", *PARALLEL, "-m", "row and not exhaustive", *session.posargs, env={"KLING_OLDEST": "1"})
 
 
 @nox.session
@@ -127,7 +142,7 @@ def typing(session: nox.Session) -> None:
     # pyright runs on node: without one on the machine it comes from the package index instead of from a download.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     session.install("-e", ".[cli,emulator]", *group("test", "types"), *node, "nox")
-    session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "scripts")
+    session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "scripts", "benchmarks")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 

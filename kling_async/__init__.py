@@ -9,6 +9,7 @@ from kling_async._version import __version__
 
 if TYPE_CHECKING:
     from kling_async._auth import ApiKey, Credentials, KeyPair
+    from kling_async._containers import Expected
     from kling_async._pacing import Polling, Retry
     from kling_async._profile import Profile
     from kling_async.errors import (
@@ -52,9 +53,9 @@ if TYPE_CHECKING:
         VideoExtend,
         VirtualTryOn,
     )
-    from kling_async.journal import Creation, Journal
+    from kling_async.journal import Artifact, Creation, Journal
     from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
-    from kling_async.observers import Anomaly, Exchange, Observer, Record, StatusChange, Waiting
+    from kling_async.observers import Anomaly, Exchange, Observer, Progress, Record, Saved, StatusChange, Waiting
     from kling_async.outcomes import Outcome
     from kling_async.session import KlingSession
     from kling_async.tasks import TaskHandle
@@ -65,6 +66,7 @@ __all__ = [
     "Anomaly",
     "ApiError",
     "ApiKey",
+    "Artifact",
     "Audio",
     "AuthenticationError",
     "CallbackError",
@@ -77,6 +79,7 @@ __all__ = [
     "DownloadError",
     "DynamicMask",
     "Exchange",
+    "Expected",
     "GenerateImage",
     "Image",
     "Image2Video",
@@ -97,12 +100,14 @@ __all__ = [
     "PermissionDeniedError",
     "Polling",
     "Profile",
+    "Progress",
     "ProtocolError",
     "RateLimitError",
     "Record",
     "ResultExpiredError",
     "ResultMissingError",
     "Retry",
+    "Saved",
     "ServiceError",
     "Snapshot",
     "Status",
@@ -123,7 +128,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "observers", "journal", "tasks", "outcomes", "session")
+_HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "_containers", "observers", "journal", "tasks", "outcomes", "session")
 """Where the names come from, the light modules first: only the last one brings aiohttp."""
 
 

@@ -6,14 +6,18 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from typing import Final
 
 from attrs import Attribute, field, frozen
 
-from kling_async._fault import ConfigurationError
+from kling_async._fault import ConfigurationError, forgetful
 
-__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint"]
+__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint", "masked"]
 
+_MASK: Final = b"[masked]"
+_SHORTEST: Final = 12
+"""Characters of a key that is looked for in replies: a shorter one guards nothing, and may be a word of the reply."""
 _LIFETIME: Final = 1800
 """Seconds a signed token is valid, the sample value of `api.md` 6.2."""
 _SLACK: Final = 5
@@ -25,11 +29,11 @@ that is sent has less than 25 of its 30 minutes left."""
 
 def _clean(instance: object, attribute: Attribute[str], text: object) -> None:
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
-        del text  # a traceback that shows locals must not show it
         msg = f"{type(instance).__name__}.{attribute.name} must be non-empty printable ASCII without spaces; look for a stray newline"
         raise ConfigurationError(msg)
 
 
+@forgetful
 @frozen
 class ApiKey:
     """A key that is sent as it is: every gateway's, and the newest official ones."""
@@ -37,6 +41,7 @@ class ApiKey:
     text: str = field(repr=False, validator=_clean)
 
 
+@forgetful
 @frozen(kw_only=True)
 class KeyPair:
     """An official access key and secret key; tokens are signed from it and renewed before they expire."""
@@ -77,6 +82,20 @@ def bearer(credentials: Credentials, wall: float) -> str:
             signed = f"{_part({'alg': 'HS256', 'typ': 'JWT'})}.{_part(claims)}"
             mac = hmac.digest(credentials.secret_key.encode(), signed.encode(), hashlib.sha256)
             return f"{signed}.{_urlsafe(mac)}"
+
+
+def masked(credentials: Credentials, body: bytes) -> bytes:
+    """A reply without the key that came with the request: some gateways repeat it in the text of a refusal."""
+    secrets = (credentials.text,) if isinstance(credentials, ApiKey) else (credentials.secret_key, credentials.access_key)
+    if isinstance(credentials, KeyPair):
+        # Only our own tokens: a result link may carry one that is the file host's.
+        known = f'{{"iss":"{credentials.access_key}'.encode()
+        claims = _urlsafe(known[: len(known) // 3 * 3]).encode()
+        body = re.sub(rb"eyJ[\w-]+\." + claims + rb"[\w-]+\.[\w-]+", _MASK, body)
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            body = body.replace(secret.encode(), _MASK)
+    return body
 
 
 def fingerprint(credentials: Credentials) -> str:

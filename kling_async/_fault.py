@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _rebuild(cls: type[KlingError], message: str, facts: dict[str, Any]) -> KlingError:
@@ -34,3 +39,25 @@ class ConfigurationError(KlingError):
 
 class InvalidRefError(ConfigurationError, ValueError):
     """A text is no `TaskRef`; says which part is wrong."""
+
+
+def forgetful(cls: C) -> C:
+    """Class decorator: a value that is refused shows nobody what was given; see `quiet`."""
+    cls.__init__ = quiet(cls.__init__)
+    return cls
+
+
+def quiet(call: F) -> F:
+    """Decorator: what refuses leaves no frame, nor an earlier error's, that shows in a traceback with locals what was given."""
+
+    @functools.wraps(call)
+    def quietly(*args: Any, **fields: Any) -> Any:
+        try:
+            return call(*args, **fields)
+        except KlingError as error:
+            error.__context__ = None
+            raise error.with_traceback(None) from None
+        finally:
+            del args, fields
+
+    return cast("F", quietly)  # of the same signature

@@ -124,7 +124,10 @@ class TransportError(KlingError):
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """The network was too slow; provably nothing was bought."""
+    """The network was too slow, or the time was up before the service accepted; provably nothing was bought."""
+
+    retry_after: float | None = None
+    """Seconds the server asked to wait, when that is longer than the caller had."""
 
 
 class ProtocolError(KlingError):
@@ -222,9 +225,15 @@ class DownloadError(KlingError):
 
 
 class ResultExpiredError(DownloadError):
-    """The link is dead, also after asking for a fresh one."""
+    """The link is dead, also after asking for a fresh one. The service deletes results after 30 days."""
 
     retryable = False
+
+    def __init__(self, message: str, *, url: str, ref: TaskRef | None = None, age: float | None = None) -> None:
+        suffix = "" if age is None else f" for a task made {age / 86400:.1f} days ago"
+        super().__init__(f"{message}{suffix}", url=url, ref=ref)
+        self.age = age
+        """Seconds since the task was made; `None` when that is not known."""
 
 
 class JournalError(KlingError):

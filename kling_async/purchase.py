@@ -12,20 +12,20 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio.to_thread
 from attrs import define, frozen
 
-from kling_async._clock import Clock
-from kling_async._codec import encode, has_local_media, to_canonical_json, to_json
+from kling_async._clock import Clock, Deadline
+from kling_async._codec import encode, has_local_media, sealed, to_body, to_canonical_json
 from kling_async._fault import KlingError
 from kling_async._gate import Ticket
 from kling_async._pacing import Retry, backoff
 from kling_async._profile import Profile
 from kling_async._verdict import Accepted, Failure, Move, Rejected, Unknown, judge
 from kling_async._wire import Blank, Refusal, Reply, Request, creation, decipher
-from kling_async.admission import Admission
+from kling_async.admission import Admission, asked_too_long
 from kling_async.errors import (
     AccountError,
     ApiError,
@@ -35,6 +35,7 @@ from kling_async.errors import (
     ProtocolError,
     SubmitOutcomeUnknown,
 )
+from kling_async.hints import Hints
 from kling_async.jobs import Job
 from kling_async.journal import Creation, State
 from kling_async.models import Snapshot, TaskRef
@@ -45,8 +46,6 @@ from kling_async.transport import FailedExchange, Transport
 __all__ = ["Buyer", "Order", "Receipt", "mint_key"]
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _KEY_BYTES: Final = 13
 _FOLLOW: Final = 0.25
@@ -82,6 +81,8 @@ class Order:
     key: str
     ticket: Ticket
     settled: asyncio.Future[Receipt | KlingError]
+    deadline: Deadline
+    """When its caller goes, whatever has become of it."""
     sent: bool = False
     """Whether a byte may have left of a request that was not provably refused."""
     deserted: bool = False
@@ -90,6 +91,8 @@ class Order:
     """Why the last request was not accepted."""
     claim: str = ""
     """What marks a creation in the journal as this order's, and no other's under the same key."""
+    callback_hash: bytes | None = None
+    """Of the token under which posts about its task arrive; none when its job has a `callback_url`, or nobody receives."""
 
 
 @define(eq=False, kw_only=True)
@@ -105,6 +108,7 @@ class Buyer:
     memory: Memory
     admission: Admission
     tell: Callable[[Record], None]
+    hints: Hints | None = None
 
     async def buy(self, order: Order) -> Receipt:
         """Have the order's task created, or find the one it has already.
@@ -115,8 +119,11 @@ class Buyer:
         order.claim = f"{self.memory.owner.id}.{secrets.token_hex(4)}"
         self.memory.at_work.add(order.claim)
         body = encode(order.job, external_task_id=order.key)
-        media = has_local_media(body)
-        asked = await _worked_out(to_canonical_json, body, in_thread=media)
+        if has_local_media(body):  # for a prompt the hop into a thread would cost more than the work
+            body = await anyio.to_thread.run_sync(sealed, body)
+        asked = to_canonical_json(body)
+        capability = self.hints.issue() if self.hints is not None and "callback_url" not in body else None
+        order.callback_hash = None if capability is None else capability.digest
         row = Creation(
             key=order.key,
             dedupe=order.dedupe,
@@ -127,6 +134,7 @@ class Buyer:
             request=asked,
             digest=hashlib.sha256(asked.encode()).hexdigest(),
             owner=order.claim,
+            callback_hash=order.callback_hash,
             created_at=self.clock.wall(),
         )
         await self.memory.open()
@@ -136,12 +144,17 @@ class Buyer:
             known = await self._follow(order, standing)
             if known is not None:
                 return known
-        data = await _worked_out(to_json, {**body, "external_task_id": order.key}, in_thread=media)
-        return await self._send(order, creation(self.base, order.job.route, data))
+        if self.hints is not None and capability is not None:
+            # After the request was written down: it is the same request under whichever URL its posts arrive.
+            self.hints.expect(order.key, capability.digest)
+            body = {**body, "callback_url": capability.url}
+        return await self._send(order, creation(self.base, order.job.route, to_body({**body, "external_task_id": order.key})))
 
     def withdraw(self, order: Order, note: str) -> None:
         """The order's owner ends. Nothing is awaited: a second cancel would end that half done."""
         self.admission.left(order.ticket)
+        if self.hints is not None and order.callback_hash is not None and not order.sent:
+            self.hints.forget(order.callback_hash)
         with contextlib.suppress(JournalError):
             self.memory.journal.withdraw(order.key, order.claim, State.UNKNOWN if order.sent else State.WITHDRAWN, note)
 
@@ -159,15 +172,17 @@ class Buyer:
                 case State.SENDING:
                     await self.memory.journal.move(row.key, State.UNKNOWN, "its session died")
                 case _:
-                    if await self.memory.journal.claim(row, order.claim):
+                    if await self.memory.journal.claim(row, order.claim, callback_hash=order.callback_hash):
                         return None
             row = await self.memory.journal.get(row.key)
 
     async def _send(self, order: Order, request: Request) -> Receipt:
         sends, failures, once = 0, 0, set[Move]()
         waiting = Waiting(why="slot", external_task_id=order.key)
-        await self.admission.turn(order.ticket, on_wait=lambda: self.tell(waiting))
+        await self.admission.turn(order.ticket, order.deadline, on_wait=lambda: self.tell(waiting))
         while True:
+            if request.body is not None and request.body.on_disk:
+                await anyio.to_thread.run_sync(request.body.verify)
             if not await self.memory.journal.send(order.key, order.claim):
                 msg = f"another session has taken creation {order.key} over; nothing was sent"
                 raise JournalError(msg)
@@ -196,13 +211,16 @@ class Buyer:
 
     async def _wait(self, order: Order, move: Move, error: KlingError, failures: int) -> None:
         asked = error.retry_after if isinstance(error, ApiError) else None
+        left = order.deadline.left(self.clock.now())
         if move is not Move.LATER:
+            if asked is not None and asked > left:
+                raise asked_too_long(asked, left, error)
             pause = backoff(failures, base=self.retry.base, cap=self.retry.cap, roll=self.roll(), floor=asked)
             self.tell(Waiting(why="retry", external_task_id=order.key, seconds=pause))
             await self.clock.sleep(pause)
         elif isinstance(error, ApiError) and self.admission.refused(order.ticket, error):
             self.tell(Waiting(why="slot", external_task_id=order.key, seconds=asked))
-            await self.admission.turn(order.ticket)
+            await self.admission.turn(order.ticket, order.deadline)
         else:
             raise await self._rejected(order, error)
 
@@ -296,8 +314,3 @@ class Buyer:
 def unknown(order: Order, message: str, cause: str) -> SubmitOutcomeUnknown:
     """The error of an order whose outcome nobody knows."""
     return SubmitOutcomeUnknown(message, external_task_id=order.key, job=order.job, cause=cause)
-
-
-async def _worked_out(work: Callable[[dict[str, Any]], T], body: dict[str, Any], *, in_thread: bool) -> T:
-    # Media are read and converted in a thread; for a prompt the hop would cost more than the work.
-    return await anyio.to_thread.run_sync(work, body) if in_thread else work(body)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -14,14 +13,17 @@ import anyio
 
 from kling_async._auth import Credentials, credentials_from, fingerprint
 from kling_async._binding import Binding
-from kling_async._clock import Clock, SystemClock
+from kling_async._capability import Callbacks
+from kling_async._clock import Clock, Deadline, SystemClock
 from kling_async._fault import ConfigurationError, InvalidRefError
 from kling_async._pacing import Polling, Retry, check_timeout, pace_for
 from kling_async._profile import Profile, address_from, on_loopback, origin_of, profile_named
 from kling_async._watch import Watch, snapshot_from
 from kling_async.admission import Admission, limits_from
 from kling_async.errors import SubmitOutcomeUnknown
-from kling_async.files import Entry, Files
+from kling_async.files import Files
+from kling_async.hints import Hints
+from kling_async.hosts import Hosts
 from kling_async.jobs import Job
 from kling_async.journal import Journal
 from kling_async.models import Snapshot, TaskRef
@@ -33,6 +35,7 @@ from kling_async.purchase import Buyer, Receipt
 from kling_async.reader import Reader
 from kling_async.reconcile import Reconciler
 from kling_async.recovery import Memory
+from kling_async.saving import Saving
 from kling_async.settling import Settling
 from kling_async.tasks import TaskHandle
 from kling_async.transport import ClientSession, Transport
@@ -49,7 +52,7 @@ _AT_ONCE: Final = 100
 """Jobs of one `map` that are under way at once, when it is not said."""
 
 
-class KlingSession(Verbs, Settling):
+class KlingSession(Verbs, Saving, Settling):
     """A connection to one gateway: buys tasks, follows them, fetches their results.
 
     Cheap to build anywhere, also outside a running event loop; nothing is opened before first use. It
@@ -69,6 +72,8 @@ class KlingSession(Verbs, Settling):
             use connections of their own.
         observers: called with a frozen record of every exchange, change, wait and anomaly, in place of the
             log records that are written otherwise.
+        callbacks: a `kling_async.callbacks.Receiver`: each creation that has no `callback_url` gets one of its own there,
+            and its task is looked at when a post comes, and else more seldom.
         trust_env: whether proxies, netrc and certificates (`SSL_CERT_FILE`) are taken from the environment.
         insecure: whether plain http to other hosts than loopback is allowed.
         clock: where time comes from; for tests.
@@ -89,6 +94,7 @@ class KlingSession(Verbs, Settling):
         journal: Journal | str | os.PathLike[str] | None = None,
         http: ClientSession | None = None,
         observers: Iterable[Observer] = (),
+        callbacks: Callbacks | None = None,
         trust_env: bool = False,
         insecure: bool = False,
         clock: Clock | None = None,
@@ -107,17 +113,25 @@ class KlingSession(Verbs, Settling):
         self._journal = journal if isinstance(journal, Journal) else Journal(journal)
         self._closes_journal = not isinstance(journal, Journal)
         self._audience = Audience(observers)
-        self._transport = Transport(
-            credentials=credentials, clock=self._clock, injected=http, trust_env=trust_env, public_only=not on_loopback(self._base)
-        )
+        self._transport = Transport(credentials=credentials, clock=self._clock, injected=http, trust_env=trust_env)
+        self._hosts = Hosts(trust_env=trust_env, public_only=not on_loopback(self._base))
         self._admission = Admission(self._clock, random.random, limits_from(in_flight), retry.probe)
         self._reader = Reader(self._transport, self._base, self._clock, self._audience.tell, self._binding.check)
         wanted = lambda: self._admission.queued > 0  # noqa: E731  reads better than a method of its own
-        self._poller = Poller(self._reader.look, self._clock, random.random, self._binding.check, wanted, self._on_news)
+        tell = self._audience.tell
+        self._poller = Poller(self._reader.look, self._clock, random.random, self._binding.check, wanted, self._on_news, tell)
         self._admission.on_queue = self._poller.look_after_slots
         reconciler = Reconciler(self._transport.read, self._profile, self._base, retry, self._clock)
         owner, account = self._journal.owner(), fingerprint(credentials)
         self._memory = Memory(self._journal, owner, account, self._origin, reconciler, self._audience.tell)
+        self._hints = Hints(
+            callbacks=callbacks,
+            earlier=self._memory.expected,
+            clock=self._clock,
+            binding=self._binding,
+            look_soon=self._poller.look_soon,
+            public_only=not (insecure or on_loopback(self._base)),
+        )
         buyer = Buyer(
             transport=self._transport,
             profile=self._profile,
@@ -128,9 +142,10 @@ class KlingSession(Verbs, Settling):
             memory=self._memory,
             admission=self._admission,
             tell=self._audience.tell,
+            hints=self._hints,
         )
         self._orders = Orders(buyer, self._admission, self._clock, self._keep_orphan)
-        self._files = Files(self._transport)
+        self._files = Files(self._hosts, self._clock, self._audience.tell, self._memory.keep)
         self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
         self._orphans: list[TaskRef] = []
 
@@ -163,6 +178,7 @@ class KlingSession(Verbs, Settling):
                 self._admission.close()
                 # Before the journal: what is still under way ends with its connection, and that is recorded.
                 await self._transport.aclose()
+                await self._hosts.aclose()
                 if self._closes_journal:
                     await self._journal.aclose()
                 self._memory.owner.release()
@@ -181,18 +197,17 @@ class KlingSession(Verbs, Settling):
                 handle of the same task, in every session that shares the journal.
 
         Raises:
-            InvalidJobError: a media file cannot be read any more, or `dedupe` was used for another request.
+            InvalidJobError: a media file cannot be read any more, `dedupe` was used for another request, or the service
+                cannot reach the `callback_url`.
             ApiError: the service refused; its class says whose move is next.
             TransportError: the gateway could not be reached; nothing was bought.
+            TransportTimeoutError: the time is up, or the server asks (`Retry-After`) for a longer pause than is left of it:
+                then at once, and `retry_after` is that pause. Nothing was bought.
             SubmitOutcomeUnknown: the request went out, and nobody can tell whether it was accepted.
             JournalError: the purchase could not be recorded; nothing was sent, unless it has a `ref`.
         """
         self._binding.check()
-        try:
-            receipt = await self._orders.submit(job, dedupe=dedupe, timeout=check_timeout(timeout))
-        except SubmitOutcomeUnknown as error:
-            raise error.asking(self.reconcile) from None
-        return self._handle(self._follow(receipt))
+        return self._handle(await self._bought(job, dedupe, Deadline.after(check_timeout(timeout), self._clock)))
 
     async def run(self, job: Job[R], *, timeout: float | None = None) -> R:
         """Submit the job and wait for its result in one call; `timeout` seconds bound both together.
@@ -204,12 +219,15 @@ class KlingSession(Verbs, Settling):
         """
         bound = check_timeout(timeout)
         self._binding.check()
-        started = self._clock.now()
-        handle = await self.submit(job, timeout=bound)
+        deadline = Deadline.after(bound, self._clock)
+        watch = await self._bought(job, None, deadline)
+        handle: TaskHandle[R] = self._handle(watch)
         try:
-            return await handle.wait(None if bound is None else max(0.0, started + bound - self._clock.now()))
+            if bound is not None and not watch.done:
+                await self._poller.wait(watch, deadline)
+            return await handle
         except asyncio.CancelledError:
-            self._orphans.append(handle.ref)
+            self._orphans.append(watch.ref)
             raise
 
     def attach(self, ref: TaskRef | str) -> TaskHandle[tuple[Any, ...]]:
@@ -233,18 +251,6 @@ class KlingSession(Verbs, Settling):
         self._binding.check()
         seen, _ = await self._reader.look(own)
         return snapshot_from(seen, own)
-
-    async def save(self, entries: Iterable[Entry], directory: str | os.PathLike[str]) -> tuple[Path, ...]:
-        """Download entries of results into `directory`, each atomically; gives the paths in order.
-
-        Files that are there already are left alone and count as saved.
-
-        Raises:
-            DownloadError: one could not be fetched or written.
-            ResultExpiredError: its link is dead; `TaskHandle.save` asks for a fresh one by itself.
-        """
-        self._binding.check()
-        return await self._files.save(entries, directory)
 
     def map(self, jobs: Iterable[Job[R]] | AsyncIterable[Job[R]], *, in_flight: int | None = None) -> Outcomes[R]:
         """Run many jobs: `async with kling.map(jobs) as outcomes`, then `async for outcome in outcomes`.
@@ -275,6 +281,13 @@ class KlingSession(Verbs, Settling):
             raise ConfigurationError(msg)
         return parsed
 
+    async def _bought(self, job: Job[Any], dedupe: str | None, deadline: Deadline) -> Watch:
+        self._hints.vet(job)
+        try:
+            return self._follow(await self._orders.submit(job, dedupe=dedupe, deadline=deadline))
+        except SubmitOutcomeUnknown as error:
+            raise error.asking(self.reconcile) from None
+
     def _handle(self, watch: Watch) -> TaskHandle[Any]:
         return TaskHandle(watch, self._poller, self._files.save)
 
@@ -291,16 +304,19 @@ class KlingSession(Verbs, Settling):
         if before is None or before.status is not now.status:
             self._audience.tell(StatusChange(ref=watch.ref, before=before.status if before else None, after=now.status))
         if watch.done:
+            self._hints.over(watch.ref.external_task_id)
             await self._memory.finish(watch.ref, now, str(watch.failure or ""))
 
     def _watch(self, ref: TaskRef, snapshot: Snapshot | None = None) -> Watch:
         watch = self._watches.get((ref.route, ref.task_id))
         if watch is None:
-            pace = pace_for(self._polling, ref.action, ref.action2)
-            watch = Watch(ref=ref, pace=pace, polling=self._polling, snapshot=snapshot)
+            usual = pace_for(self._polling, ref.action, ref.action2)
+            pace = pace_for(self._polling, ref.action, ref.action2, called=self._hints.expects(ref.external_task_id))
+            watch = Watch(ref=ref, pace=pace, pace_at_end=usual, polling=self._polling, snapshot=snapshot)
             if snapshot is not None:
                 watch.begin(self._clock.now(), random.random())  # noqa: S311  spreads looks in time, guards nothing
             self._watches[ref.route, ref.task_id] = watch
+            self._hints.meet(watch)
         return watch
 
     def _keep_orphan(self, receipt: Receipt) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
-import ipaddress
+import netrc
 import os
 import platform
-import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC
@@ -16,21 +14,25 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Protocol
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import ClientSession as ClientSession  # noqa: PLC0414  the one place others get the type from
-from aiohttp.abc import AbstractResolver, ResolveResult
-from attrs import define, field
+from attrs import define, field, frozen
 
-from kling_async._auth import Credentials, KeyPair, bearer
+from kling_async._auth import Credentials, KeyPair, bearer, masked
+from kling_async._body import Body
 from kling_async._clock import Clock
 from kling_async._fault import ConfigurationError
 from kling_async._verdict import Failure
 from kling_async._version import __version__
 from kling_async._wire import Reply, Request
+from kling_async.errors import InvalidJobError
+from kling_async.upload import outgoing
 
-__all__ = ["ClientSession", "FailedExchange", "Sink", "Transport"]
+__all__ = ["USER_AGENT", "ClientSession", "FailedExchange", "Proxy", "Transport", "failure_of", "proxy_for", "trusted"]
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds from the start of an exchange until its first byte is on its way: name look-up, connection, TLS."""
@@ -43,16 +45,13 @@ UPLOAD_RATE: Final = 64 * 1024
 LAST_LOOK: Final = 0.05
 """Seconds before the end of a paid request's time in which the loop must have had a turn: an answer that came while
 it was held up, or the process stopped, is looked at before time runs out (`reliability.md` D3)."""
-STALL_TIMEOUT: Final = 60.0
-"""Seconds a download may bring nothing."""
 MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a reply after decompression; no reply of this API comes near (`reliability.md` P18)."""
 SOCKETS: Final = 90
 """Kept-alive connections for reads; callers are bounded below it, so that nobody waits inside aiohttp."""
 
 _KEPT_HEADERS: Final = ("content-type", "date", "location", "retry-after", "x-oneapi-request-id", "x-request-id")
-_USER_AGENT: Final = f"kling_async/{__version__} (Python {platform.python_version()}; aiohttp {aiohttp.__version__})"
-_DOWNLOAD_BUFFER: Final = 1024 * 1024
+USER_AGENT: Final = f"kling_async/{__version__} (Python {platform.python_version()}; aiohttp {aiohttp.__version__})"
 
 
 class FailedExchange(Exception):  # noqa: N818  carries a value between two floors; never reaches a user
@@ -63,34 +62,7 @@ class FailedExchange(Exception):  # noqa: N818  carries a value between two floo
         self.failure = failure
 
 
-class Sink(Protocol):
-    """Where a download goes. Its own troubles are `KlingError`s: an `OSError` in here is the network's."""
-
-    def begin(self, status: int, content_type: str) -> None:
-        """Take the head; raise to refuse the body."""
-
-    async def write(self, piece: bytes) -> None:
-        """Take the next bytes."""
-
-
-class _PublicResolver(AbstractResolver):
-    """Name look-up that refuses addresses which are not public: a result link must not reach into a network."""
-
-    def __init__(self) -> None:
-        self._inner = aiohttp.ThreadedResolver()
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(ipaddress.ip_address(result["host"].partition("%")[0]).is_global for result in found):
-            msg = "not a public address"
-            raise OSError(msg)
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _failure(error: Exception, *, sent: bool) -> Failure:  # noqa: C901  a table
+def failure_of(error: Exception, *, sent: bool) -> Failure:  # noqa: C901  a table
     """The failure table of `reliability.md` 2.2. The exception itself is dropped: its text holds headers."""
     match error:
         case TimeoutError():
@@ -111,10 +83,20 @@ def _failure(error: Exception, *, sent: bool) -> Failure:  # noqa: C901  a table
             return Failure(cause="malformed-reply", sent=sent)
         case aiohttp.ClientPayloadError():
             return Failure(cause="cut-reply", sent=sent)
+        case aiohttp.ClientConnectionError(__cause__=InvalidJobError()):  # media that are no longer what they were
+            return Failure(cause="changed-file", sent=sent)
         case OSError():
             return Failure(cause="reset" if sent else "connect", sent=sent)
         case _:
             return Failure(cause="broken", sent=sent)
+
+
+@frozen
+class Proxy:
+    """Through whom a request goes."""
+
+    url: str = field(repr=False)
+    """It may hold a password."""
 
 
 @define
@@ -125,11 +107,8 @@ class Transport:
     clock: Clock
     injected: ClientSession | None = None
     trust_env: bool = False
-    public_only: bool = True
-    """Whether downloads are confined to https and public addresses."""
     _reads: ClientSession | None = field(default=None, init=False)
     _paid: ClientSession | None = field(default=None, init=False)
-    _files: ClientSession | None = field(default=None, init=False)
     _skew: float = field(default=0.0, init=False)
     _closed: bool = field(default=False, init=False)
 
@@ -144,7 +123,7 @@ class Transport:
             msg = "the aiohttp session given as http=… is closed: close it after the KlingSession that reads with it"
             raise ConfigurationError(msg)
         if self._reads is None:
-            self._reads = self.injected or self._session(aiohttp.TCPConnector(limit=SOCKETS + 10, ssl=_trusted(self.trust_env)))
+            self._reads = self.injected or self._session(aiohttp.TCPConnector(limit=SOCKETS + 10, ssl=trusted(self.trust_env)))
         return await self._exchange(self._reads, request, bound=READ_TIMEOUT, on_sent=None)
 
     async def pay(self, request: Request, *, on_sent: Callable[[], None]) -> Reply:
@@ -156,8 +135,8 @@ class Transport:
         if self._paid is None:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_headers_sent)
-            self._paid = self._session(aiohttp.TCPConnector(force_close=True, limit=0, ssl=_trusted(self.trust_env)), trace_configs=[trace])
-        bound = CREATION_TIMEOUT + len(request.body or b"") / UPLOAD_RATE
+            self._paid = self._session(aiohttp.TCPConnector(force_close=True, limit=0, ssl=trusted(self.trust_env)), trace_configs=[trace])
+        bound = CREATION_TIMEOUT + (request.body.size if request.body else 0) / UPLOAD_RATE
         return await self._exchange(self._paid, request, bound=bound, on_sent=on_sent)
 
     def correct_clock(self, reply: Reply) -> bool:
@@ -172,37 +151,13 @@ class Transport:
         self._skew = theirs - self.clock.wall()
         return True
 
-    async def download(self, url: str, sink: Sink) -> None:
-        """Pour what a result link holds into `sink`, without key, cookies or redirects.
-
-        Raises:
-            FailedExchange: it cannot be opened, broke off, or brought nothing for a minute.
-        """
-        if self._files is None:
-            resolver = _PublicResolver() if self.public_only else None
-            connector = aiohttp.TCPConnector(limit=16, resolver=resolver, ssl=_trusted(self.trust_env))
-            self._files = self._session(connector, auto_decompress=False, read_bufsize=_DOWNLOAD_BUFFER)
-        loop = asyncio.get_running_loop()
-        failure: Failure
-        try:
-            async with asyncio.timeout(STALL_TIMEOUT) as stall:
-                async with self._files.get(url, headers={"Accept-Encoding": "identity"}, allow_redirects=False) as response:
-                    sink.begin(response.status, response.content_type)
-                    async for piece in response.content.iter_any():
-                        stall.reschedule(loop.time() + STALL_TIMEOUT)
-                        await sink.write(piece)
-                    return
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
-            failure = _failure(error, sent=True)
-        raise FailedExchange(failure)
-
     async def aclose(self) -> None:
         """Close what was opened here, and open nothing more."""
         self._closed = True
-        for session in (self._reads, self._paid, self._files):
+        for session in (self._reads, self._paid):
             if session is not None and session is not self.injected:
                 await session.close()
-        self._reads = self._paid = self._files = None
+        self._reads = self._paid = None
 
     def _session(self, connector: aiohttp.TCPConnector, **options: Any) -> ClientSession:
         if self._closed:
@@ -211,18 +166,18 @@ class Transport:
         return ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _USER_AGENT},
+            headers={"User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            trust_env=self.trust_env,
             raise_for_status=False,
             **options,
         )
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, body: Body | None) -> dict[str, str]:
         return {
             "Authorization": f"Bearer {bearer(self.credentials, self.clock.wall() + self._skew)}",
             "Accept": "application/json",
             "Content-Type": "application/json",
+            **({} if body is None else {"Content-Length": str(body.size)}),  # else what comes in steps were chunked
         }
 
     async def _exchange(self, session: ClientSession, request: Request, *, bound: float, on_sent: Callable[[], None] | None) -> Reply:
@@ -230,25 +185,28 @@ class Transport:
         failure: Failure
         try:
             async with asyncio.timeout(bound if on_sent is None else CONNECT_TIMEOUT) as context.scope:
+                # An injected session has an environment, or none, of its own.
+                proxy = await proxy_for(request.url, trust_env=self.trust_env and session is not self.injected)
                 # The headers are built in the call, so that no frame of ours holds the key in a local.
                 async with session.request(
                     request.method,
                     request.url,
-                    data=None if request.body is None else io.BytesIO(request.body),  # which is sent piece by piece
-                    headers=self._headers(),
+                    data=None if request.body is None else outgoing(request.body),
+                    headers=self._headers(request.body),
+                    proxy=proxy.url if proxy else None,
                     allow_redirects=False,
                     raise_for_status=False,
                     trace_request_ctx=None if on_sent is None else context,
                 ) as response:
                     body = await _bounded(response)
                     kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-                    return Reply(status=response.status, headers=kept, body=body)
+                    return Reply(status=response.status, headers=kept, body=masked(self.credentials, body))
         except asyncio.CancelledError as cancelled:
             # The frames of aiohttp hold the key, and a timeout around this call would keep them as its cause.
             raise cancelled.with_traceback(None) from None
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
             # A RuntimeError is what uvloop raises for writing to a closed connection.
-            failure = _failure(error, sent=context.sent)
+            failure = failure_of(error, sent=context.sent)
         finally:
             if context.timer is not None:
                 context.timer.cancel()
@@ -256,13 +214,54 @@ class Transport:
         raise FailedExchange(failure)
 
 
-def _trusted(trust_env: bool) -> ssl.SSLContext | bool:  # noqa: FBT001  a setting handed on
+async def proxy_for(url: str, *, trust_env: bool) -> Proxy | None:
+    """The proxy that the environment names for an address, when it is asked.
+
+    Not aiohttp's own `trust_env`: that would let a netrc speak to the API, where it collides with the key, and to file
+    hosts, which get no credentials. Here it speaks to the proxy alone.
+
+    Raises:
+        FailedExchange: it is of a kind that aiohttp does not speak to, such as SOCKS; going without it was not asked for.
+    """
+    if not trust_env:
+        return None
+    proxy = await asyncio.to_thread(_named_proxy, url)  # reads a file, and on some systems asks for names
+    if proxy is None or proxy.url.startswith(("http://", "https://")):
+        return proxy
+    raise FailedExchange(Failure(cause="proxy", sent=False, final=True))
+
+
+def _named_proxy(url: str) -> Proxy | None:
+    link, known = urlsplit(url), getproxies()
+    named = known.get(link.scheme) or known.get("all")
+    if not named or proxy_bypass(link.netloc):
+        return None
+    named = named if "://" in named else f"http://{named}"
+    scheme, _, rest = named.partition("://")
+    if "@" in rest or not (login := _login(urlsplit(named).hostname or "")):
+        return Proxy(named)
+    return Proxy(f"{scheme}://{login}@{rest}")
+
+
+def _login(host: str) -> str:
+    """Name and password that the netrc has for a host, as they stand in an address."""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):  # whose text may quote a password
+        return ""
+    return f"{quote(known[0], safe='')}:{quote(known[2] or '', safe='')}" if known else ""
+
+
+def trusted(trust_env: bool) -> ssl.SSLContext | bool:  # noqa: FBT001  a setting handed on
+    """Whom TLS believes."""
     # OpenSSL asks the environment whom to trust; where only the environment knows any certificates, it is believed.
+    if {"SSL_CERT_FILE", "SSL_CERT_DIR"}.isdisjoint(os.environ):
+        return True
     system = ssl.get_default_verify_paths()
     file = system.openssl_cafile if Path(system.openssl_cafile).is_file() else None
     directory = system.openssl_capath if Path(system.openssl_capath).is_dir() else None
-    if trust_env or {"SSL_CERT_FILE", "SSL_CERT_DIR"}.isdisjoint(os.environ) or not (file or directory):
-        return True
+    if trust_env or not (file or directory):
+        file, directory = system.cafile, system.capath  # of this moment; aiohttp asked when it was imported
     try:
         return _context(file, directory)
     except OSError:  # such as no file descriptor left

@@ -5,13 +5,14 @@ import hashlib
 import hmac
 import json
 import pickle
+import traceback
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._auth import ApiKey, Credentials, KeyPair, bearer, credentials_from
+from kling_async._auth import ApiKey, Credentials, KeyPair, bearer, credentials_from, masked
 from kling_async.errors import ConfigurationError
 
 PAIR = KeyPair(access_key="access-c4n4ry", secret_key="secret-c4n4ry")
@@ -69,7 +70,24 @@ def test_what_cannot_be_a_key(bad: str) -> None:
     for make in (ApiKey, lambda text: KeyPair(access_key=text, secret_key="x"), lambda text: KeyPair(access_key="x", secret_key=text)):
         with pytest.raises(ConfigurationError, match="printable ASCII") as refused:
             make(bad)
-        assert "sk" not in str(refused.value)
+        shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True).stack
+        assert "sk" not in str(refused.value) + str([frame.locals for frame in shown if frame.filename != __file__])
+
+
+@pytest.mark.parametrize("credentials", [PAIR, ApiKey("api-key-c4n4ry")])
+def test_a_key_in_a_reply(credentials: Credentials) -> None:
+    """A refusal that repeats the key, or the token made from it, is read without it (P15); the rest stays as it is."""
+    parts = (PAIR.access_key, PAIR.secret_key) if credentials is PAIR else ("api-key-c4n4ry",)
+    for told in (*parts, bearer(credentials, NOW)):
+        body = json.dumps({"code": 1000, "message": f"no such key: {told}!"}).encode()
+        assert json.loads(masked(credentials, body)) == {"code": 1000, "message": "no such key: [masked]!"}
+
+
+def test_short_keys_are_no_secrets() -> None:
+    """A key that could be a word of the reply changes nothing in it, and neither do tokens of others."""
+    others = bearer(KeyPair(access_key="somebody else's".replace(" ", "-"), secret_key="x"), NOW).encode()
+    assert masked(PAIR, others) == others
+    assert masked(ApiKey("task_id"), b'{"task_id": "1"}') == b'{"task_id": "1"}'
 
 
 def test_no_secret_is_printed() -> None:

@@ -15,7 +15,8 @@ PUBLIC = {
     *("KlingSession", "TaskHandle", "TaskRef", "Snapshot", "Status", "Video", "Image", "Audio", "Polling", "Retry", "Profile"),
     *("Credentials", "ApiKey", "KeyPair", "ALL_JOBS", "Job", "CameraControl", "DynamicMask", "MultiShot"),
     *("GenerateImage", "Text2Video", "Image2Video", "VideoExtend", "LipSync", "VirtualTryOn", "__version__"),
-    *("Outcome", "Journal", "Creation", "Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly"),
+    *("Outcome", "Journal", "Creation", "Artifact", "Expected"),
+    *("Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly", "Progress", "Saved"),
     *(name for name in import_module("kling_async.errors").__all__ if name.endswith(("Error", "Unknown"))),
 }
 
