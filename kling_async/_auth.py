@@ -36,7 +36,10 @@ def _clean(instance: object, attribute: Attribute[str], text: object) -> None:
 @forgetful
 @frozen
 class ApiKey:
-    """A key that is sent as it is: every gateway's, and the newest official ones."""
+    """A key that is sent as it is: every gateway's, and the newest official ones.
+
+    No text shows it; `pickle` and `attrs.asdict` hold it, as they are asked to.
+    """
 
     text: str = field(repr=False, validator=_clean)
 
@@ -44,7 +47,10 @@ class ApiKey:
 @forgetful
 @frozen(kw_only=True)
 class KeyPair:
-    """An official access key and secret key; tokens are signed from it and renewed before they expire."""
+    """An official access key and secret key; tokens are signed from it and renewed before they expire.
+
+    No text shows them; `pickle` and `attrs.asdict` hold them, as they are asked to.
+    """
 
     access_key: str = field(repr=False, validator=_clean)
     secret_key: str = field(repr=False, validator=_clean)

@@ -43,7 +43,8 @@ class InvalidRefError(ConfigurationError, ValueError):
 
 def forgetful(cls: C) -> C:
     """Class decorator: a value that is refused shows nobody what was given; see `quiet`."""
-    cls.__init__ = quiet(cls.__init__)
+    made: Any = cls
+    made.__init__ = quiet(made.__init__)
     return cls
 
 

@@ -10,11 +10,13 @@ from urllib.parse import urljoin, urlsplit
 
 from kling_async.models import Audio, Image, TaskRef, Video
 
-__all__ = ["Entry", "fault_of", "fingerprint_of", "hop", "is_error_page", "is_public", "stem_of", "twin_of"]
+__all__ = ["Entry", "fault_of", "fingerprint_of", "hop", "is_error_page", "is_private", "is_public", "stem_of", "twin_of"]
 
 Entry: TypeAlias = Video | Image | Audio
 
 _LONGEST: Final = 8190
+_NUMERIC: Final = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)")
+"""Hosts that are read as an IPv4 address, in whichever way it is written."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _ERROR_PAGE: Final = re.compile(rb"(?is)(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|error\b|\?xml\b(?!.{0,1000}<svg))")
 
@@ -31,7 +33,20 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip.is_reserved or ip.is_site_local:  # `::127.0.0.1`, the private range of NAT64, `fec0::`
+            return False
     return ip.is_global and not ip.is_multicast
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is not of the public network, as far as its text tells; what a name leads to is seen when it is looked up."""
+    try:
+        host = (host if host.isascii() else host.encode("idna").decode()).lower().rstrip(".")  # as it is read: digits may be wide ones
+    except UnicodeError:
+        return True
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    return (":" in host or bool(_NUMERIC.fullmatch(host))) and not is_public(host)
 
 
 def fault_of(url: str, *, public_only: bool) -> str:
@@ -45,11 +60,7 @@ def fault_of(url: str, *, public_only: bool) -> str:
         return "it must be https without credentials"
     if len(url) > _LONGEST:
         return f"it has more than {_LONGEST} characters"
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return ""  # a name, which is checked where it is looked up
-    return "it points into a private network" if public_only and not is_public(host) else ""
+    return "it points into a private network" if public_only and is_private(host) else ""
 
 
 def hop(url: str, location: str) -> str:
