@@ -15,8 +15,10 @@ from kling_async.media import Blob, File, opened
 
 __all__ = ["STEP", "Body", "Part", "seal"]
 
-STEP: Final = 96 * 1024
-"""Bytes of media that are read and encoded at a time. Divisible by three, so that only the last step can have padding."""
+STEP: Final = 48 * 1024
+"""Bytes of media that are read and encoded at a time: few, as the event loop stands still for them.
+
+Divisible by three, so that only the last step can have padding."""
 
 _Stamp: TypeAlias = tuple[int, int, int, int]
 """Device, inode, size, and time of the last change in nanoseconds."""
@@ -89,7 +91,7 @@ class Body:
                 raise _changed(piece.media, piece.name)
 
     def steps(self) -> Iterator[bytes]:
-        """The bytes, in pieces of at most 128 KiB, made one at a time.
+        """The bytes, in pieces of at most 64 KiB, made one at a time.
 
         Raises:
             InvalidJobError: as `Part.steps`.

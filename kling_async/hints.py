@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ from kling_async._binding import Binding
 from kling_async._capability import Callbacks, Capability, capability
 from kling_async._clock import Clock
 from kling_async._fault import ConfigurationError
+from kling_async._links import is_private
 from kling_async._watch import Watch
 from kling_async.errors import InvalidJobError
 from kling_async.jobs import Job
@@ -33,8 +32,6 @@ _SELECTOR: Final = 8
 _NOBODY: Final = bytes(32)
 _MOST: Final = 100_000
 """Creations whose posts are expected; beyond that the oldest, which nobody can be waiting for, are forgotten."""
-_NUMERIC: Final = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)\.?")
-"""Hosts that are read as an IPv4 address, in whichever way it is written."""
 
 
 @define(eq=False)
@@ -168,13 +165,6 @@ class Hints:
 def _reach_fault(url: str) -> str | None:
     """Why the service cannot, or should not, post to that address, as far as its text tells."""
     parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
     if parts.scheme.lower() != "https":
         return "must be https: whoever reads the post on its way could send others"
-    if host == "localhost" or host.endswith(".localhost"):
-        return "must be an address that the service can reach, not this machine"
-    try:
-        public = ipaddress.ip_address(host).is_global
-    except ValueError:
-        public = not _NUMERIC.fullmatch(host)
-    return None if public else "must be an address that the service can reach, not one of a private network"
+    return "must be an address that the service can reach, not one of a private network" if is_private(parts.hostname or "") else None

@@ -23,7 +23,7 @@ WINDOW: Final = 60.0
 """Seconds in which the head of a reply must have come, and after it each `LEAST` bytes."""
 LEAST: Final = 60 * 1024
 """Bytes: 1 KiB/s (`reliability.md` P25)."""
-_BUFFER: Final = 1024 * 1024
+_BUFFER: Final = 512 * 1024
 _REDIRECTED: Final = frozenset({301, 302, 303, 307, 308})
 
 

@@ -9,6 +9,7 @@ from kling_async._containers import Expected, Inspector
 from kling_async.errors import DownloadError
 from kling_async.files._part import Part
 from kling_async.files._pull import Pull
+from kling_async.observers import Saved
 
 __all__ = ["AsyncWriter", "check_found", "verify"]
 
@@ -20,19 +21,19 @@ class AsyncWriter(Protocol):
         """Take all of `data`."""
 
 
-async def check_found(path: Path, part: Part, expected: Expected) -> None:
-    """Look whether the file that is there is the one that is wanted.
+async def check_found(path: Path, part: Part, expected: Expected) -> Saved | None:
+    """Look whether the file that is there is the one that is wanted; what it is, when that can be told to be all of it.
 
     Raises:
         DownloadError: it is another; it is left as it is.
     """
-    if expected == Expected():
-        return
     seen = await part.inspect(path)
     if fault := expected.fault(seen.size, seen.sha256):
         error = DownloadError(f"{path} is there already, and {fault}; it was left as it is", url=part.url, ref=part.ref)
         error.retryable = False
         raise error
+    how = "sha256" if expected.sha256 else "container" if seen.is_whole() else ""
+    return Saved(path=path, size=seen.size, sha256=seen.sha256, verified=how, ref=part.ref) if how else None
 
 
 async def verify(pull: Pull, seen: Inspector, whole: bool | None, expected: Expected) -> str:  # noqa: FBT001  a verdict handed on

@@ -19,33 +19,11 @@ from attrs import define, field
 
 from kling_async._containers import Inspector
 from kling_async._links import fingerprint_of
+from kling_async._locks import try_lock
 from kling_async._ranges import Held
 from kling_async.errors import DownloadError
 from kling_async.media import extension_of
 from kling_async.models import TaskRef
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            os.lseek(descriptor, 1 << 62, os.SEEK_SET)  # far behind what anybody reads
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        return True
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
 
 __all__ = ["EXTENSIONS", "Part"]
 
@@ -54,6 +32,8 @@ T = TypeVar("T")
 EXTENSIONS: Final = (".mp4", ".mov", ".png", ".jpg", ".webp", ".gif", ".bmp", ".heif", ".mp3", ".wav", ".m4a", ".aac", ".flac", ".bin")
 _BATCH: Final = 1024 * 1024
 """Bytes gathered before a thread writes them: fewer hops than pieces, and memory stays flat."""
+_PIECES: Final = 256
+"""Pieces gathered at most: a host that sends few bytes at a time must not cost more memory than another."""
 _SIDECAR: Final = 1
 _LONGEST_SIDECAR: Final = 4096
 _TRIES: Final = 3
@@ -82,7 +62,7 @@ class Part:
     size: int = field(default=0, init=False)
     """Bytes taken, those not yet written among them."""
     _file: BinaryIO | None = field(default=None, init=False)
-    _batch: bytearray = field(factory=bytearray, init=False)
+    _pieces: list[bytes] = field(factory=list, init=False)
     _safe: int = field(default=0, init=False)
     """Bytes that survive a loss of power, as the sidecar says."""
     _busy: threading.Lock = field(factory=threading.Lock, init=False)
@@ -93,8 +73,15 @@ class Part:
         return self.path.with_name(f"{self.path.name}.json")
 
     async def existing(self) -> Path | None:
-        """The file that is there already, if there is one."""
-        return await self._in_thread(lambda: _existing(self.stem))
+        """The file that is there already, if there is one; what a crash left beside it is cleared away."""
+
+        def look() -> Path | None:
+            found = _existing(self.stem)
+            if found is not None:
+                self._tries()
+            return found
+
+        return await self._in_thread(look)
 
     async def inspect(self, path: Path) -> Inspector:
         """A look at all of a file."""
@@ -114,9 +101,9 @@ class Part:
 
     async def write(self, piece: bytes) -> bool:
         """Take the next bytes; whether they went to the disk now."""
-        self._batch += piece
+        self._pieces.append(piece)
         self.size += len(piece)
-        if len(self._batch) < _BATCH:
+        if self.size - self.inspector.size < _BATCH and len(self._pieces) < _PIECES:
             return False
         await self._in_thread(self._flush)
         return True
@@ -139,8 +126,11 @@ class Part:
 
         return await self._in_thread(look)
 
-    async def finish(self, *, overwrite: bool) -> Path:
-        """Make the file durable, then give it its name; gives the path of who was faster, unless that is to be overwritten."""
+    async def finish(self, *, overwrite: bool) -> tuple[Path, bool]:
+        """Make the file durable, then give it its name. Unless that is to be overwritten, one that has appeared meanwhile stays.
+
+        Gives the path, and whether it is this file.
+        """
         return await self._in_thread(lambda: self._settle(overwrite=overwrite))
 
     def leave(self, *, resumable: bool) -> None:
@@ -168,7 +158,7 @@ class Part:
                     self.leave(resumable=True)
 
         try:
-            return await anyio.to_thread.run_sync(guarded)
+            return await anyio.to_thread.run_sync(guarded, abandon_on_cancel=True)
         except OSError as error:
             path, why = self.stem.with_name(f"{self.stem.name}.*"), error.strerror or type(error).__name__
             msg = f"cannot write {path} after {self.inspector.size} bytes: {why}"
@@ -180,7 +170,7 @@ class Part:
                 self.path = self.stem.with_name(f".{self.stem.name}.{secrets.token_hex(4)}.part")
                 descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_FOLLOW, 0o600)
                 self._file = os.fdopen(descriptor, "r+b", buffering=0)
-                if not _lock(descriptor) or not self.path.exists():  # taken for an old one, and cleared away
+                if not try_lock(descriptor) or not self.path.exists():  # taken for an old one, and cleared away
                     self._file.close()
                     self._file = None
         if self._file is None:
@@ -188,15 +178,16 @@ class Part:
         return self._file
 
     def _flush(self) -> None:
-        file, view = self._opened(), memoryview(self._batch)
-        while view:
-            view = view[file.write(view) or 0 :]
-        view.release()
-        self.inspector.feed(self._batch)
-        self._batch.clear()
+        file = self._opened()
+        file.seek(self.inspector.size)  # a write that failed may have left some of it behind
+        while self._pieces:
+            view = memoryview(self._pieces[0])
+            while view:
+                view = view[file.write(view) or 0 :]
+            self.inspector.feed(self._pieces.pop(0))
 
     def _truncate(self) -> None:
-        self._batch.clear()
+        self._pieces.clear()
         self.inspector, self.size, self._safe = Inspector(), 0, 0
         if self._file is not None:
             _unlink(self._sidecar)
@@ -223,23 +214,27 @@ class Part:
         self._safe = self.inspector.size
 
     def _adopt(self) -> Held:
-        name = re.compile(rf"(\.{re.escape(self.stem.name)}\.[0-9a-f]{{8}}\.)(part|part\.json|part\.new|mode)")
         held = Held()
-        for path in sorted(self.stem.parent.iterdir()):
-            found = name.fullmatch(path.name)
+        for path in self._tries():
             with contextlib.suppress(OSError):
-                if found and found[2] == "part":
-                    held = self._tried(path, held)
-                elif found and not path.with_name(f"{found[1]}part").exists():
-                    path.unlink()
+                held = self._tried(path, held)
         return held
+
+    def _tries(self) -> list[Path]:
+        """What tries before this one left; what belongs to no part any more is cleared away."""
+        name = re.compile(rf"(\.{re.escape(self.stem.name)}\.[0-9a-f]{{8}}\.)(part|part\.json|part\.new|mode)")
+        found = [match for match in map(name.fullmatch, os.listdir(self.stem.parent)) if match]  # noqa: PTH208  there may be thousands of others
+        for match in found:
+            if match[2] != "part" and not self.stem.with_name(f"{match[1]}part").exists():
+                _unlink(self.stem.with_name(match[0]))
+        return sorted(self.stem.with_name(match[0]) for match in found if match[2] == "part")
 
     def _tried(self, path: Path, held: Held) -> Held:
         descriptor = os.open(path, os.O_RDWR | _NO_FOLLOW | _NO_WAIT)
         file = os.fdopen(descriptor, "r+b", buffering=0)
         facts = os.fstat(descriptor)
         # One that is locked is somebody's; one that has another name by now has become somebody's file.
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or not _lock(descriptor) or not path.exists():
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or not try_lock(descriptor) or not path.exists():
             file.close()
             return held
         found = Held() if held.size else _read_sidecar(path.with_name(f"{path.name}.json"), fingerprint_of(self.url))
@@ -254,12 +249,13 @@ class Part:
         self.size = self.inspector.size
         return found
 
-    def _settle(self, *, overwrite: bool) -> Path:
+    def _settle(self, *, overwrite: bool) -> tuple[Path, bool]:
         self._flush()
         file = self._opened()
         target = self.stem.with_name(self.stem.name + extension_of(self.inspector.head))
         if not overwrite and (there := _existing(self.stem)):
-            return there
+            self._safe = 0
+            return there, False
         if os.path.lexists(target) and not target.is_symlink() and target.name not in os.listdir(target.parent):  # noqa: PTH208
             raise FileExistsError(0, "another file has this name in other letters")
         if hasattr(os, "fchmod"):
@@ -271,7 +267,7 @@ class Part:
         self._safe = 0
         _unlink(self._sidecar)
         _sync_directory(target.parent)
-        return target
+        return target, True
 
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

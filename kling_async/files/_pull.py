@@ -23,6 +23,10 @@ _PROGRESS: Final = 1024
 """Bytes that are something to speak of."""
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 20.0
+_NEW: Final = 3600.0
+"""Seconds since its creation in which a task's link cannot have expired: its file is not there yet, perhaps."""
+_SOON: Final = 3.0
+"""Seconds until such a file is asked for again."""
 _PATIENCE: Final = 60.0
 """Seconds that a host may ask to wait."""
 
@@ -170,6 +174,10 @@ class Pull:
             age = None
             if self.ref is not None and self.ref.created_at is not None:
                 age = max(0.0, self.clock.wall() - self.ref.created_at.timestamp())
+            self._failures += 1
+            if age is not None and age < _NEW and self._failures < _ATTEMPTS:
+                await self.clock.sleep(_SOON)
+                return
             raise ResultExpiredError("the link has expired and the service gives no fresh one", url=self.url, ref=self.ref, age=age)
         if fingerprint_of(url) != fingerprint_of(self.url):
             self.held = Held()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import anyio
+import anyio.to_thread
 from attrs import define, field
 
 from kling_async._clock import Clock
@@ -29,6 +29,8 @@ from kling_async.observers import Progress, Record, Saved
 
 __all__ = ["MAX_SIZE", "Files", "Keep", "Refresh"]
 
+Lacks: TypeAlias = Callable[[TaskRef, int], Awaitable[bool]]
+"""Whether such a record should be there and is not."""
 Refresh: TypeAlias = Callable[[], Awaitable[tuple[Entry, ...]]]
 Keep: TypeAlias = Callable[[Saved, int, str], Awaitable[None]]
 """Records a file: what it is, which entry of its result, and its validator."""
@@ -43,6 +45,11 @@ _TOLD_EVERY: Final = 0.25
 
 async def _nobody(_saved: Saved, _index: int, _validator: str) -> None:
     """Record nothing."""
+
+
+async def _nothing(_ref: TaskRef, _index: int) -> bool:
+    """Miss no record."""
+    return False
 
 
 @define(eq=False)
@@ -93,6 +100,7 @@ class Files:
     clock: Clock
     tell: Callable[[Record], None]
     keep: Keep = _nobody
+    lacks: Lacks = _nothing
     roll: Callable[[], float] = random.random
     _slots: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(_PARALLEL), init=False)
 
@@ -114,10 +122,10 @@ class Files:
             ResultExpiredError: its link is dead, also after `refresh`.
         """
         chosen = tuple(entries)
-        folder = anyio.Path(directory)
+        folder = Path(directory)
         if chosen:
             try:
-                await folder.mkdir(parents=True, exist_ok=True)
+                await anyio.to_thread.run_sync(partial(folder.mkdir, parents=True, exist_ok=True), abandon_on_cancel=True)
             except OSError as error:
                 msg = f"cannot make the directory {folder}: {error.strerror or type(error).__name__}"
                 raise DownloadError(msg, url=chosen[0].url, ref=ref) from None
@@ -125,7 +133,7 @@ class Files:
         wanted = (*expected, *(None,) * len(chosen))
         saving = (
             self._save(
-                Part(Path(folder) / stem_of(entry, number, len(chosen), ref), entry.url, ref),
+                Part(folder / stem_of(entry, number, len(chosen), ref), entry.url, ref),
                 number,
                 self._pull(entry.url, ref, max_size, partial(renewal.nth, number)),
                 wanted[number] or Expected(),
@@ -207,13 +215,13 @@ class Files:
     async def _save(self, part: Part, number: int, pull: Pull, expected: Expected, *, overwrite: bool) -> Path:
         async with self._slots:
             if not overwrite and (there := await part.existing()):
-                await check_found(there, part, expected)
+                await self._found(there, part, number, expected)
                 return there
             fit = True
             try:
                 pull.held = await part.begin()
                 verified = await self._fill(part, pull, expected)
-                path = await part.finish(overwrite=overwrite)
+                path, ours = await part.finish(overwrite=overwrite)
             except DownloadError as error:
                 fit = error.retryable
                 with contextlib.suppress(DownloadError):
@@ -222,10 +230,21 @@ class Files:
             finally:
                 pull.close()
                 part.leave(resumable=fit and pull.held.size == part.size)
+            if not ours:
+                await self._found(path, part, number, expected)
+                return path
             saved = Saved(path=path, size=part.size, sha256=part.inspector.sha256, verified=verified, ref=part.ref)
             await self.keep(saved, number, pull.held.validator)
             self.tell(saved)
             return path
+
+    async def _found(self, path: Path, part: Part, number: int, expected: Expected) -> None:
+        # A crash between the name and the record leaves a file that nobody knows of (`reliability.md` 3.5).
+        lacking = part.ref is not None and await self.lacks(part.ref, number)
+        if lacking or expected != Expected():
+            saved = await check_found(path, part, expected)
+            if lacking and saved is not None:
+                await self.keep(saved, number, "")
 
     async def _fill(self, part: Part, pull: Pull, expected: Expected) -> str:
         talk = _Talk(self.tell, self.clock, part.stem.name, part.ref)

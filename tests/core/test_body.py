@@ -35,7 +35,7 @@ EDGES = st.builds(lambda steps, more: max(0, steps * STEP + more), st.integers(0
 
 @given(size=EDGES, seed=st.integers(0, 255))
 def test_steps_join_to_base64(size: int, seed: int) -> None:
-    """Whatever the size, the steps are the base64 of the whole, as long as was said, none longer than 128 KiB."""
+    """Whatever the size, the steps are the base64 of the whole, as long as was said, none longer than 64 KiB."""
     data = (bytes(range(256)) * (size // 256 + 2))[seed:][:size]
     body = around(seal(Blob(data), "image"))
     steps = list(body.steps())

@@ -14,7 +14,7 @@ from attrs import evolve
 from file_hosts import REF, Asked, ByteHost, byte_host, clip, reply, rest, whole
 from kling_async import Artifact, Journal, KlingSession, Text2Video
 from kling_async.emulator import Emulator
-from kling_async.errors import DownloadError, ResultExpiredError
+from kling_async.errors import DownloadError, JournalError, ResultExpiredError
 from kling_async.files import Entry
 from kling_async.observers import Progress, Record, Saved
 
@@ -110,6 +110,24 @@ async def test_how_old_an_expired_result_is(host: ByteHost, tmp_path: Path) -> N
     assert expired.value.age == pytest.approx(31 * 86400, abs=60)
 
 
+@pytest.mark.parametrize(("age", "requests"), [(5, 5), (3601, 2)])
+async def test_a_file_that_is_not_there_yet(host: ByteHost, tmp_path: Path, age: float, requests: int) -> None:
+    """Right after its task has ended a file may be late: it is asked for a few times more; a link of old is simply dead."""
+    host.answer = lambda _: (reply(404),)
+    made = evolve(REF, created_at=datetime.now(UTC) - timedelta(seconds=age))
+
+    async def refresh() -> tuple[Entry, ...]:
+        return (host.video(),)
+
+    with pytest.raises(ResultExpiredError):
+        await host.files.save([host.video()], tmp_path, ref=made, refresh=refresh)
+    assert len(host.asked) == requests
+    host.asked.clear()
+    host.answer = lambda asked: (whole(DATA, TAG) if asked.number >= requests - 1 else reply(403),)
+    (path,) = await host.files.save([host.video()], tmp_path, ref=made, refresh=refresh)
+    assert path.read_bytes() == DATA
+
+
 async def test_progress(host: ByteHost, tmp_path: Path) -> None:
     """Observers hear how far a download is, and in the end what it was."""
     host.answer = lambda _: (whole(DATA, TAG),)
@@ -119,6 +137,31 @@ async def test_progress(host: ByteHost, tmp_path: Path) -> None:
     assert (first.name, first.total, first.ref) == ("8800", len(DATA), REF)
     assert 1 << 20 <= first.received <= len(DATA)
     assert last == evolve(SAVED, path=path)
+
+
+async def test_a_crash_between_a_file_and_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that has its name and no record is hashed and recorded by the next save; one that is cut off is not."""
+
+    async def crash(*_: object) -> None:
+        raise JournalError("the machine stopped")
+
+    async with (
+        Emulator() as emulator,
+        Journal(tmp_path / "journal") as journal,
+        KlingSession("sk-emulator", base_url=emulator.url, journal=journal, observers=[lambda _: None]) as kling,
+    ):
+        handle = await kling.submit(Text2Video(prompt="a fox"))
+        key = handle.ref.external_task_id or ""
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "keep", crash)
+            (path,) = await handle.save(tmp_path)
+        data = path.read_bytes()
+        for there, recorded in ((data[:-1], []), (data, [data]), (b"the user's", [data])):
+            path.write_bytes(there)
+            assert await handle.save(tmp_path) == (path,)
+            found = [(artifact.path, artifact.size, artifact.sha256) for artifact in await journal.artifacts(key)]
+            assert found == [(str(path), len(data), hashlib.sha256(data).hexdigest()) for data in recorded]
+            assert path.read_bytes() == there
 
 
 async def test_a_session_saves_streams_and_records(tmp_path: Path) -> None:
