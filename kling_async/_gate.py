@@ -94,7 +94,7 @@ class Gate:
         """When to ask for `grants` again, if no event comes first; infinity for never."""
         when = max(self._not_before, self.asked_until)
         # Where time alone lets nobody in, as with all slots of a given limit held, a timer would go off again and again.
-        waits = self._queue and not self._sending and math.isfinite(when) and self._free(self._queue[0].weight, math.inf)
+        waits = self._queue and math.isfinite(when) and self._free(self._queue[0].weight, math.inf)
         return when if waits else math.inf
 
     def accepted(self, ticket: Ticket) -> None:

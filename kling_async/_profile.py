@@ -40,9 +40,6 @@ class Profile:
     """A task can be read by its `external_task_id` in place of its `task_id` (`api.md` 7)."""
     lists: bool = False
     """`GET` on a creation path gives pages of tasks (`api.md` 7)."""
-    dedupes: bool = False
-    """A second creation under one `external_task_id` is refused. The official pages call the id unique per
-    account, but the reply to a duplicate is documented nowhere, so no profile here claims it."""
     json_error_means_not_charged: bool = False
     """A 5xx whose body is a well-formed error bought nothing. True of new-api as published; its operator may differ."""
 

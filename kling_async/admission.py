@@ -20,7 +20,7 @@ __all__ = ["Admission", "asked_too_long", "limits_from"]
 
 _KINDS: Final = ("video", "image", "try_on")
 _SHUT: Final = 60.0
-"""Seconds that a gate stays closed after the account or the key was refused; then one creation may try."""
+"""Seconds that a gate stays closed after the account or the key was refused; then it is tried again."""
 
 _TOO_FAST: Final = 1302
 """The service's code for too many requests; some gateways write one word of their own over every 429 (`api.md` 8.3)."""

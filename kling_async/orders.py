@@ -86,6 +86,10 @@ class Orders:
         timer = self.clock.call_at(self.clock.now() + grace, lambda: [owner.cancel() for owner in owners])
         try:
             await asyncio.wait(owners)
+        except asyncio.CancelledError:
+            for owner in owners:
+                owner.cancel()
+            raise
         finally:
             timer.cancel()
 
@@ -93,12 +97,13 @@ class Orders:
         outcome: Receipt | KlingError
         try:
             outcome = await self.buyer.buy(order)
-        except asyncio.CancelledError:
-            self.buyer.withdraw(order, "its caller or its session went away")
-            raise
         except KlingError as error:
             outcome = error.with_traceback(None)  # the frames in between hold the whole request
             self.buyer.withdraw(order, str(error))
+        except BaseException as end:  # its slots are to be freed by a defect, too
+            gone = isinstance(end, asyncio.CancelledError)
+            self.buyer.withdraw(order, "its caller or its session went away" if gone else f"kling_async broke: {type(end).__name__}")
+            raise
         if not order.settled.done():
             order.settled.set_result(outcome)
         elif isinstance(outcome, Receipt):
@@ -129,7 +134,7 @@ class Orders:
             _log.error("creation %s broke", order.key, exc_info=defect)
         if order.settled.done():
             return
-        if order.sent:
+        if order.sent or order.followed:
             what, cause = ("the session was closed", "closed") if defect is None else ("kling_async broke", "defect")
             order.settled.set_result(unknown(order, f"{what} while the request was under way", cause))
         elif defect is None:
@@ -142,10 +147,11 @@ def _run_out(order: Order, owner: asyncio.Task[None]) -> None:
     if order.settled.done():
         return
     order.deserted = True
-    if order.sent:
+    if not order.sent:
+        owner.cancel()
+    if order.sent or order.followed:
         message = "time ran out while the request was under way; it is settled in the background"
         order.settled.set_result(unknown(order, message, "caller-timeout"))
     else:
-        owner.cancel()
         last = f"the service accepted; its last answer: {order.refusal}" if order.refusal else "anything was sent"
         order.settled.set_result(TransportTimeoutError(f"time ran out before {last}"))

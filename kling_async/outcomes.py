@@ -54,6 +54,7 @@ class Outcomes(Generic[R]):
     _finished: asyncio.Queue[Outcome[R] | None] = field(factory=asyncio.Queue, init=False)
     _running: set[asyncio.Task[None]] = field(factory=set, init=False)
     _feeder: asyncio.Task[None] | None = field(default=None, init=False)
+    _left: bool = field(default=False, init=False)
     _broken: BaseException | None = field(default=None, init=False)
     _room: asyncio.Semaphore = field(init=False)
 
@@ -67,9 +68,11 @@ class Outcomes(Generic[R]):
 
     async def __aexit__(self, *_: object) -> None:
         """Detach from whatever is left."""
+        self._left = True
         tasks = {*self._running, *([self._feeder] if self._feeder else [])}
         for task in tasks:
             task.cancel()
+        self._finished.put_nowait(None)  # for whoever still asks
         if tasks:
             await asyncio.wait(tasks)
 
@@ -103,6 +106,10 @@ class Outcomes(Generic[R]):
                 task.add_done_callback(self._ended)
         except StopAsyncIteration:
             pass
+        except asyncio.CancelledError as error:
+            if self._left:
+                raise
+            self._broken = error  # the iterable's own, as of something that it awaited
         except Exception as error:  # noqa: BLE001  whatever the user's iterable raises: it is given on, after what was begun before
             self._broken = error
         if self._running:

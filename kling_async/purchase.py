@@ -85,6 +85,10 @@ class Order:
     """When its caller goes, whatever has become of it."""
     sent: bool = False
     """Whether a byte may have left of a request that was not provably refused."""
+    followed: bool = False
+    """Whether a request for the same creation, of another order, may be under way."""
+    sends: int = 0
+    """Requests sent under its key, by this order or before it."""
     deserted: bool = False
     """Whether the caller has gone; no further request starts then."""
     refusal: KlingError | None = None
@@ -161,23 +165,25 @@ class Buyer:
     async def _follow(self, order: Order, row: Creation) -> Receipt | None:
         """What a creation that was asked for before came to; `None` when it is now this order's to send."""
         while True:
+            order.followed = row.state is State.SENDING
             match row.state:
                 case State.ACCEPTED | State.SUCCEEDED | State.FAILED:
                     return Receipt(ref=self._ref(order, row.task_id or ""))
                 case State.UNKNOWN:
                     order.sent = True  # by somebody, at some time
-                    return await self._reconcile(order, row.note or "unknown")
+                    return await self._reconcile(order, row.note or "unknown", age=self.clock.wall() - row.updated_at)
                 case State.PREPARED | State.SENDING if self.memory.is_at_work(row.owner):
                     await self.clock.sleep(_FOLLOW)
                 case State.SENDING:
-                    await self.memory.journal.move(row.key, State.UNKNOWN, "its session died")
+                    await self.memory.journal.bury(row, State.UNKNOWN)
                 case _:
                     if await self.memory.journal.claim(row, order.claim, callback_hash=order.callback_hash):
+                        order.sends = row.attempt
                         return None
             row = await self.memory.journal.get(row.key)
 
     async def _send(self, order: Order, request: Request) -> Receipt:
-        sends, failures, once = 0, 0, set[Move]()
+        failures, once = 0, set[Move]()
         waiting = Waiting(why="slot", external_task_id=order.key)
         await self.admission.turn(order.ticket, order.deadline, on_wait=lambda: self.tell(waiting))
         while True:
@@ -186,7 +192,7 @@ class Buyer:
             if not await self.memory.journal.send(order.key, order.claim):
                 msg = f"another session has taken creation {order.key} over; nothing was sent"
                 raise JournalError(msg)
-            sends += 1
+            order.sends += 1
             verdict, reply = await self._exchange(order, request)
             match verdict:
                 case Accepted():
@@ -197,7 +203,7 @@ class Buyer:
                     return await self._reconcile(order, verdict.cause)
                 case Rejected(move=move, error=error):
                     order.sent, order.refusal = False, error
-            if sends > 1 and (twin := await self._twin(order, error)):
+            if order.sends > 1 and (twin := await self._twin(order, error)):
                 return await self._accepted(order, twin)
             failures += move is not Move.LATER
             if order.deserted or move is Move.GIVE_UP or move in once or failures >= self.retry.attempts:
@@ -280,8 +286,8 @@ class Buyer:
         await self._record(order, State.REJECTED, str(error))
         return error
 
-    async def _reconcile(self, order: Order, cause: str) -> Receipt:
-        found = await self.memory.reconciler.search(order.key, order.job.route)
+    async def _reconcile(self, order: Order, cause: str, *, age: float = 0.0) -> Receipt:
+        found = await self.memory.reconciler.search(order.key, order.job.route, age=age)
         if found is not None:
             return await self._accepted(order, found)
         self.tell(Anomaly(what="outcome-unknown", detail=f"{order.key}: {cause}"))

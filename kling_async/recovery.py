@@ -86,6 +86,12 @@ class Memory:
             raise JournalError(msg)
         return ref
 
+    async def abandon(self, key: str) -> None:
+        """Take a user's word that nothing came of it."""
+        if not await self.journal.move(key, State.ABANDONED, "given up by hand"):
+            msg = f"creation {key} is {(await self.journal.get(key)).state}: only what is unknown can be abandoned"
+            raise JournalError(msg)
+
     async def finish(self, ref: TaskRef, snapshot: Snapshot, note: str) -> None:
         """Record that a task is final; trouble with that is told, and hurts nobody's wait."""
         if not self.journal.in_use:
@@ -106,13 +112,21 @@ class Memory:
         except JournalError as error:
             self.tell(Anomaly(what="journal", detail=str(error), ref=saved.ref))
 
+    async def lacks(self, ref: TaskRef, idx: int) -> bool:
+        """Whether the file of that entry should be recorded and is not; not so where that cannot be found out."""
+        try:
+            return self.journal.in_use and await self.journal.lacks(self.account, ref.task_id, idx)
+        except JournalError as error:
+            self.tell(Anomaly(what="journal", detail=str(error), ref=ref))
+            return False
+
     async def _taken_over(self, row: Creation) -> TaskRef | None:
         last = row.updated_at
         if not self.is_at_work(row.owner):
             if row.state is State.PREPARED:
-                await self.journal.move(row.key, State.WITHDRAWN, "its session died before anything was sent")
+                await self.journal.bury(row, State.WITHDRAWN)
             elif row.state is State.SENDING:
-                await self.journal.move(row.key, State.UNKNOWN, "its session died")
+                await self.journal.bury(row, State.UNKNOWN)
                 row = await self.journal.get(row.key)
         return await self._settled(row, age=self.reconciler.clock.wall() - last)
 

@@ -74,7 +74,7 @@ class KlingSession(Verbs, Saving, Settling):
             log records that are written otherwise.
         callbacks: a `kling_async.callbacks.Receiver`: each creation that has no `callback_url` gets one of its own there,
             and its task is looked at when a post comes, and else more seldom.
-        trust_env: whether proxies, netrc and certificates (`SSL_CERT_FILE`) are taken from the environment.
+        trust_env: whether proxies, their netrc, and certificates (`SSL_CERT_FILE`) are taken from the environment.
         insecure: whether plain http to other hosts than loopback is allowed.
         clock: where time comes from; for tests.
 
@@ -145,7 +145,7 @@ class KlingSession(Verbs, Saving, Settling):
             hints=self._hints,
         )
         self._orders = Orders(buyer, self._admission, self._clock, self._keep_orphan)
-        self._files = Files(self._hosts, self._clock, self._audience.tell, self._memory.keep)
+        self._files = Files(self._hosts, self._clock, self._audience.tell, self._memory.keep, self._memory.lacks)
         self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
         self._orphans: list[TaskRef] = []
 

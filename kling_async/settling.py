@@ -64,6 +64,15 @@ class Settling:
         self._binding.check()
         return self.attach(await self._memory.adopt(external_task_id, task_id))
 
+    async def abandon(self, external_task_id: str) -> None:
+        """Settle an unknown by hand: you are sure that the service has no such task. The same `dedupe` may be bought again then.
+
+        Raises:
+            JournalError: the journal knows no such key, or its outcome is not unknown.
+        """
+        self._binding.check()
+        await self._memory.abandon(external_task_id)
+
     def orphans(self) -> tuple[TaskRef, ...]:
         """Tasks that were accepted after their caller had gone; they run, and they cost money."""
         return tuple(self._orphans)

@@ -91,16 +91,22 @@ class Journal:
         """Record what is about to be bought (W1). Gives the row as it stands, and whether it is this one and not an earlier.
 
         Raises:
-            InvalidJobError: its `dedupe` or `external_task_id` was used for another request.
+            InvalidJobError: its `dedupe` or `external_task_id` was used for another request, or one without the other.
         """
 
         def work(db: sqlite3.Connection) -> tuple[Creation, bool]:
-            known = _known(db, creation)
+            by_key = _found(db, "key = ?", creation.key)
+            by_word = _found(db, "account = ? AND dedupe = ?", creation.account, creation.dedupe)  # no word is equal to none
+            known = by_word or by_key
             if known is None:
                 _insert(db, creation)
                 return creation, True
             if _asked(known) != _asked(creation):
                 raise InvalidJobError("dedupe" if creation.dedupe else "external_task_id", "it was used for another request before")
+            if by_key is not None and creation.dedupe not in {None, by_key.dedupe}:
+                if by_word is not None or by_key.dedupe is not None:
+                    raise InvalidJobError("dedupe", "its external_task_id was used under another word before")
+                db.execute("UPDATE creation SET dedupe = ? WHERE key = ?", (creation.dedupe, by_key.key))
             return known, False
 
         return await self._writer.run(work)
@@ -141,6 +147,8 @@ class Journal:
             if row.state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
                 db.execute("UPDATE creation SET task_id = ? WHERE key = ?", (task_id, key))
                 _put(db, key, row.state, State.ACCEPTED, "")
+            elif row.task_id != task_id:
+                _record(db, key, row.state, row.state, f"said to be task {task_id}, too")
             twin = db.execute(
                 "SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (row.account, task_id, key)
             ).fetchone()
@@ -161,6 +169,15 @@ class Journal:
         """Move a creation on, durably; false when it was past that."""
         return await self._writer.run(lambda db: _move(db, key, state, note=note))
 
+    async def bury(self, row: Creation, state: State) -> bool:
+        """Move on what a dead session left; false when it is not as it was seen any more, for others may be at it by now."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            now = _get(db, row.key)
+            return (now.state, now.owner) == (row.state, row.owner) and _move(db, row.key, state, note="its session died")
+
+        return await self._writer.run(work)
+
     async def finish(self, account: str, task_id: str, state: State, *, note: str = "", result: str | None = None) -> None:
         """The task is final (W5)."""
 
@@ -180,6 +197,16 @@ class Journal:
             db.executemany(_ARTIFACT, [(key, *(getattr(artifact, name) for name in ARTIFACT_COLUMNS[1:])) for (key,) in rows])
 
         await self._writer.run(work)
+
+    async def lacks(self, account: str, task_id: str, idx: int) -> bool:
+        """Whether a creation that came to that task has no file recorded for that entry."""
+        known = "SELECT 1 FROM artifact WHERE key = creation.key AND idx = ?"
+        sql = f"SELECT 1 FROM creation WHERE account = ? AND task_id = ? AND NOT EXISTS ({known})"  # noqa: S608  constants of this package
+
+        def work(db: sqlite3.Connection) -> bool:
+            return db.execute(sql, (account, task_id, idx)).fetchone() is not None
+
+        return await self._writer.run(work, durable=False)
 
     async def artifacts(self, key: str) -> list[Artifact]:
         """The files that hold the result of that creation, in the order of its entries."""
@@ -251,19 +278,17 @@ def _asked(creation: Creation) -> tuple[str, ...]:
     return creation.account, creation.origin, creation.action, creation.action2, creation.digest
 
 
-def _known(db: sqlite3.Connection, creation: Creation) -> Creation | None:
-    row = db.execute(f"{_SELECT} WHERE key = ?", (creation.key,)).fetchone()
-    if row is None and creation.dedupe is not None:
-        row = db.execute(f"{_SELECT} WHERE account = ? AND dedupe = ?", (creation.account, creation.dedupe)).fetchone()
+def _found(db: sqlite3.Connection, condition: str, *values: str | None) -> Creation | None:
+    row = db.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
     return None if row is None else creation_of(row)
 
 
 def _get(db: sqlite3.Connection, key: str) -> Creation:
-    row = db.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
+    row = _found(db, "key = ?", key)
     if row is None:
         msg = f"the journal knows no creation {key}"
         raise JournalError(msg)
-    return creation_of(row)
+    return row
 
 
 def _insert(db: sqlite3.Connection, creation: Creation) -> None:

@@ -14,39 +14,26 @@ import secrets
 import sys
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from attrs import define, field
+
+from kling_async._locks import try_lock
 
 __all__ = ["Owner", "is_alive"]
 
 if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
 
     def _take(place: Path) -> int:
         descriptor = os.open(place, os.O_CREAT | os.O_RDWR, 0o600)  # an open file can be neither renamed nor cleared away here
-        _lock(descriptor)
+        try_lock(descriptor)
         return descriptor
 else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
     def _take(place: Path) -> int:
         hidden = place.with_name(f".{place.name}.new")
         descriptor = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o600)
-        _lock(descriptor)
+        try_lock(descriptor)
         hidden.rename(place)
         return descriptor
 
@@ -54,6 +41,8 @@ else:
 _ID: Final = re.compile("[0-9a-f]{16}")
 _HERE: Final[set[str]] = set()
 """The claims of this process, which need no file to be known."""
+_HOLDERS: Final[WeakSet[Owner]] = WeakSet()
+"""Those of them that hold a lock."""
 
 
 @define(eq=False)
@@ -69,6 +58,7 @@ class Owner:
         _HERE.add(self.id)
         if self.path is not None and self._descriptor < 0:
             self._descriptor = _take(_place(self.path, self.id))
+            _HOLDERS.add(self)
             _clear(self.path)
 
     def release(self) -> None:
@@ -76,8 +66,13 @@ class Owner:
         _HERE.discard(self.id)
         if self.path is not None and self._descriptor >= 0:
             _place(self.path, self.id).unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file; the lock ends with the last process that has it open."""
+        _HOLDERS.discard(self)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
 
 def is_alive(path: str | None, owner: str) -> bool:
@@ -92,13 +87,25 @@ def is_alive(path: str | None, owner: str) -> bool:
     except OSError:
         return False
     try:
-        if not _lock(descriptor):
+        if not try_lock(descriptor, shared=True):  # two who ask at once must not take each other for the owner
             return True
         with contextlib.suppress(OSError):
             place.unlink()
         return False
     finally:
         os.close(descriptor)
+
+
+def _forked() -> None:
+    # A lock lives until the last process that has its file open is gone: a worker would keep its dead parent's for ever.
+    _HERE.clear()
+    for owner in list(_HOLDERS):
+        with contextlib.suppress(OSError):
+            owner.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _clear(path: str) -> None:

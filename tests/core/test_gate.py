@@ -219,6 +219,18 @@ def test_asked_too_fast() -> None:
     assert spacing == pytest.approx([30 / 2**each for each in range(10)] + [0.0] * 9)
 
 
+def test_one_slow_answer_delays_nobody() -> None:
+    """After 1302 the next goes when its pause is over, though an earlier request still waits for its answer."""
+    gate = Gate(limit=3)
+    first, second, third = queue(gate, 1, 1, 1)
+    assert gate.grants(0.0) == [first, second, third]
+    gate.too_fast(second, 0.0, roll=0.0)
+    gate.too_fast(third, 0.0, roll=0.0)
+    assert gate.next_time() == 2.0
+    assert gate.grants(2.0) == [second]
+    assert gate.next_time() == 4.0
+
+
 @pytest.mark.row("K4")
 def test_refused_without_a_reason() -> None:
     """What is refused without a code is waited for while tasks of ours run, and five minutes when none does."""

@@ -197,9 +197,9 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
 def test_profiles_promise_nothing_that_is_not_known() -> None:
     """A flag nobody set is `False`, and no named profile claims what has never been verified (`reliability.md` 2.5)."""
     unknown = Profile(name="somewhere", prefix="/kling/v1")
-    assert not any((unknown.finds_by_key, unknown.lists, unknown.dedupes, unknown.json_error_means_not_charged))
+    assert not any((unknown.finds_by_key, unknown.lists, unknown.json_error_means_not_charged))
     assert attrs.evolve(unknown, name="gateway") == GATEWAY
-    assert (OFFICIAL.finds_by_key, OFFICIAL.lists, OFFICIAL.dedupes, OFFICIAL.json_error_means_not_charged) == (True, True, False, False)
+    assert (OFFICIAL.finds_by_key, OFFICIAL.lists, OFFICIAL.json_error_means_not_charged) == (True, True, False)
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "kling/v1", "/kling/v1/", "/kling//v1", "/../v1", "/kling v1", "/v1?x"])

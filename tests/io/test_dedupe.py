@@ -9,9 +9,9 @@ from attrs import evolve
 
 from journals import FOX, ROUTE, Failing, bought, leave, posts, session
 from kling_async.emulator import Emulator
-from kling_async.errors import AccountError, InvalidJobError, JournalError, TransportTimeoutError
+from kling_async.errors import AccountError, InvalidJobError, JournalError, SubmitOutcomeUnknown, TransportTimeoutError
 from kling_async.jobs import GenerateImage, Text2Video
-from kling_async.journal import Journal, State
+from kling_async.journal import Creation, Journal, State
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -56,7 +56,7 @@ async def test_leaving_a_purchase_of_anothers(emulator: Emulator, path: Path, *,
         two = one if shared else other
         buying = asyncio.ensure_future(one.submit(FOX, dedupe="order-17"))
         await bought(emulator)
-        with pytest.raises(TransportTimeoutError):
+        with pytest.raises(SubmitOutcomeUnknown):
             await two.submit(FOX, dedupe="order-17", timeout=1)
         following = asyncio.ensure_future(two.submit(FOX, dedupe="order-17"))
         await asyncio.sleep(1)
@@ -103,7 +103,7 @@ async def test_somebody_at_it(emulator: Emulator, path: Path) -> None:
         owner.claim()
         for state in (State.PREPARED, State.SENDING):
             await leave(kling, other, state, f"ka-{state}", owner=owner.id)
-            with pytest.raises(TransportTimeoutError):
+            with pytest.raises(TransportTimeoutError if state is State.PREPARED else SubmitOutcomeUnknown):
                 await kling.submit(evolve(FOX, external_task_id=f"ka-{state}"), timeout=2)
             assert (await kling.recover(), await kling.unknowns()) == ((), ())
             assert (await other.get(f"ka-{state}")).state is state
@@ -123,3 +123,60 @@ async def test_nothing_is_sent_unrecorded(emulator: Emulator, path: Path, write:
         handle = await kling.submit(FOX, dedupe="order-17", timeout=100)
         assert handle.task_id == emulator.log.tasks[0].id
     assert posts(emulator) == 1
+
+
+class SlowToRead(Journal):
+    """A journal whose reader has been overtaken by the time it knows what was there."""
+
+    async def open_rows(self, account: str, origin: str) -> list[Creation]:
+        rows = await super().open_rows(account, origin)
+        await asyncio.sleep(5)
+        return rows
+
+
+@gateway
+@pytest.mark.row("J5")
+async def test_recovery_leaves_what_was_taken_over(emulator: Emulator, path: Path) -> None:
+    """What a dead session left, and another has begun to send since it was read, is not withdrawn: it would be sent once more."""
+    emulator.fault("hang", route=ROUTE, method="POST", accepted=True)
+    async with SlowToRead(path) as slow, session(emulator, slow) as one, session(emulator, path) as two:
+        await leave(one, slow, State.PREPARED, "ka-fox")
+        recovering = asyncio.ensure_future(one.recover())
+        await asyncio.sleep(1)
+        buying = asyncio.ensure_future(two.submit(FOX))
+        assert await recovering == ()
+        assert (await slow.get("ka-fox")).state is State.SENDING
+        for submitted in (buying, two.submit(FOX)):
+            with pytest.raises(SubmitOutcomeUnknown):
+                await submitted
+    assert posts(emulator) == 1
+
+
+async def test_a_word_for_what_has_a_key(emulator: Emulator) -> None:
+    """A purchase that is found by its key is from then on found by its word, too; one key under two words is an error."""
+    async with session(emulator) as kling:
+        jobs = [(FOX, None), (FOX, "order-17"), (Text2Video(prompt="a fox"), "order-17")]
+        handles = [await kling.submit(job, dedupe=word) for job, word in jobs]
+        assert len({handle.task_id for handle in handles}) == 1
+        await kling.submit(Text2Video(prompt="a fox"), dedupe="order-18")
+        for word in ("order-18", "order-19"):
+            with pytest.raises(InvalidJobError, match="another word"):
+                await kling.submit(FOX, dedupe=word)
+    assert posts(emulator) == 2
+
+
+async def test_given_up_by_hand(emulator: Emulator) -> None:
+    """What nobody can tell of is listed until its user gives it up; then the same word buys again. Nothing else can be given up."""
+    emulator.fault("drop", route=ROUTE, method="POST", accepted=False)
+    async with session(emulator) as kling:
+        with pytest.raises(SubmitOutcomeUnknown) as failed:
+            await kling.submit(FOX, dedupe="order-17")
+        with pytest.raises(SubmitOutcomeUnknown):
+            await kling.submit(FOX, dedupe="order-17")
+        await kling.abandon(failed.value.external_task_id)
+        assert (await kling.unknowns(), await kling.recover()) == ((), ())
+        handle = await kling.submit(FOX, dedupe="order-17")
+        assert (handle.ref.external_task_id, handle.task_id) == ("ka-fox", emulator.log.tasks[0].id)
+        with pytest.raises(JournalError, match="is accepted: only what is unknown"):
+            await kling.abandon("ka-fox")
+    assert posts(emulator) == 2

@@ -268,3 +268,24 @@ async def test_a_refused_job_leaves_room() -> None:
             found = [outcome async for outcome in outcomes]
         assert sum(isinstance(outcome.error, InvalidRequestError) for outcome in found) == 30
         assert sum(outcome.result is not None for outcome in found) == 5
+
+
+async def test_an_iterable_that_is_cancelled() -> None:
+    """What the iterable waited for was cancelled: that is raised after the outcomes of the jobs before, and nobody waits for ever."""
+
+    async def jobs() -> AsyncIterator[Text2Video]:
+        yield Text2Video(prompt="a fox")
+        raise asyncio.CancelledError
+
+    async with gateway() as emulator, session(emulator) as kling, kling.map(jobs()) as outcomes:
+        assert (await anext(outcomes)).result
+        with pytest.raises(asyncio.CancelledError):
+            await anext(outcomes)
+
+
+async def test_asking_after_leaving() -> None:
+    """Whoever asks for outcomes when the block has been left gets those there were, and an end."""
+    async with gateway() as emulator, session(emulator) as kling:
+        async with kling.map(Source(2)) as outcomes:
+            await asyncio.sleep(10)
+        assert [outcome async for outcome in outcomes] == []

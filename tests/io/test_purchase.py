@@ -262,6 +262,20 @@ async def test_nothing_to_settle() -> None:
     assert now() == begun
 
 
+async def test_closing_is_cancelled() -> None:
+    """Whoever cannot wait for what is under way to settle takes it down at once: no request is left that nobody will ever hear of."""
+    room = shop(Step(ACCEPTED, answering=20.0))
+    buying = asyncio.ensure_future(room.buy())
+    await asyncio.sleep(5)
+    begun = now()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await room.orders.settle(30)
+    with pytest.raises(SubmitOutcomeUnknown, match="closed"):
+        await buying
+    assert now() == begun + 1
+
+
 @pytest.mark.parametrize("connecting", [True, False])
 async def test_a_defect(caplog: pytest.LogCaptureFixture, *, connecting: bool) -> None:
     """A defect before the request left is raised as it is; after that it is an unknown outcome; it is logged both times."""
@@ -275,6 +289,8 @@ async def test_a_defect(caplog: pytest.LogCaptureFixture, *, connecting: bool) -
             await room.buy()
         assert unknown.value.cause == "defect"
     assert [record.exc_info is not None for record in caplog.records] == [True]
+    room.transport.script = [Step(ACCEPTED)]
+    assert (await room.buy(key="ka-2", timeout=60)).task_id in room.transport.tasks, "its slot is free again"
 
 
 async def test_local_media_are_read_when_sent(tmp_path: Path) -> None:
