@@ -94,3 +94,4 @@ class Matrix:
         write(f"{len(due)} rows: {len(whole)} pass, {len(due) - len(missing) - len(whole)} do not, {len(missing)} without a test")
         if missing:
             write(f"without a test: {' '.join(missing)}")
+        write(f"later: {' '.join(row for row in ROWS if row in LATER)}")

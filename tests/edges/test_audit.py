@@ -61,11 +61,12 @@ PLAIN = set(
     re.findall(
         r"\w+",
         """
-        _digest _tail _unknown_word account action action2 asked aspect_ratio at_work base callback_hash cause choices claim code
+        _digest _tail _unknown_word account action action2 asked aspect_ratio at_work audio_type base callback_hash cause choices claim code
         content_type dedupe default_model detail digest ending extension external_task_id fail fault fields flaw font help id
         image_reference kind kinds label lines message method mode model model_name models name negative_prompt note noun origin
         owner peer prefix prompt raw_status reason request_id resolution route running service_id sha256 shot_type state subject
-        task_id types undocumented validator verified video_id voice_id voice_list what why
+        task_id type types undocumented validator verified video_id voice_id voice_language voice_list
+        what why
         """,
     )
 )
@@ -86,8 +87,11 @@ TEXTUAL = re.compile(
 def filled(cls: type[Any]) -> tuple[Any, dict[str, str]]:
     """One with a canary in each field that can hold text, as the end of a signed link where it may be one; and those canaries."""
     made, canaries = object.__new__(cls), dict[str, str]()
+    # As written: what attrs knows of a type changes once the codec has resolved it.
+    written = {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
     for number, attribute in enumerate(attrs.fields(cls)):
-        kind = getattr(attribute.type, "__name__", str(attribute.type))
+        kind = written.get(attribute.name, attribute.type)
+        kind = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
         value: Any = None
         if any(map(TEXTUAL.fullmatch, kind.split(" | "))):
             canary = canaries[attribute.name] = f"c4n4ry-{number:03}"
