@@ -112,7 +112,7 @@ class Buyer:
     memory: Memory
     admission: Admission
     tell: Callable[[Record], None]
-    hints: Hints | None = None
+    hints: Hints
 
     async def buy(self, order: Order) -> Receipt:
         """Have the order's task created, or find the one it has already.
@@ -126,7 +126,7 @@ class Buyer:
         if has_local_media(body):  # for a prompt the hop into a thread would cost more than the work
             body = await anyio.to_thread.run_sync(sealed, body)
         asked = to_canonical_json(body)
-        capability = self.hints.issue() if self.hints is not None and "callback_url" not in body else None
+        capability = None if "callback_url" in body else self.hints.issue()
         order.callback_hash = None if capability is None else capability.digest
         row = Creation(
             key=order.key,
@@ -148,7 +148,7 @@ class Buyer:
             known = await self._follow(order, standing)
             if known is not None:
                 return known
-        if self.hints is not None and capability is not None:
+        if capability is not None:
             # After the request was written down: it is the same request under whichever URL its posts arrive.
             self.hints.expect(order.key, capability.digest)
             body = {**body, "callback_url": capability.url}
@@ -157,7 +157,7 @@ class Buyer:
     def withdraw(self, order: Order, note: str) -> None:
         """The order's owner ends. Nothing is awaited: a second cancel would end that half done."""
         self.admission.left(order.ticket)
-        if self.hints is not None and order.callback_hash is not None and not order.sent:
+        if order.callback_hash is not None and not order.sent:
             self.hints.forget(order.callback_hash)
         with contextlib.suppress(JournalError):
             self.memory.journal.withdraw(order.key, order.claim, State.UNKNOWN if order.sent else State.WITHDRAWN, note)

@@ -9,15 +9,15 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
+from kling_async._binding import Binding
 from kling_async._clock import Deadline, SystemClock
 from kling_async._pacing import Retry
 from kling_async._profile import GATEWAY
 from kling_async._verdict import Failure
 from kling_async._wire import Reply, Request
 from kling_async.admission import Admission
-from kling_async.errors import (
-    KlingError,
-)
+from kling_async.errors import KlingError
+from kling_async.hints import Hints
 from kling_async.jobs import Job, Text2Video
 from kling_async.journal import Journal
 from kling_async.models import Snapshot
@@ -144,6 +144,14 @@ def shop(*script: Step | Reply | Failure | Exception | str, retry: Retry | None 
     admission = Admission(clock, lambda: 0.5, {}, retry.probe)
     reconciler = Reconciler(transport.read, GATEWAY, base, retry, clock)
     memory = Memory(journal, journal.owner(), "account", "https://gateway.example", reconciler, Audience(()).tell)
+    hints = Hints(
+        callbacks=None,
+        earlier=memory.expected,
+        clock=clock,
+        binding=Binding(),
+        look_soon=lambda _watch, _final: None,
+        public_only=True,
+    )
     buyer = Buyer(
         transport=transport,  # type: ignore[arg-type]  # a fake
         profile=GATEWAY,
@@ -154,6 +162,7 @@ def shop(*script: Step | Reply | Failure | Exception | str, retry: Retry | None 
         memory=memory,
         admission=admission,
         tell=Audience(()).tell,
+        hints=hints,
     )
     return Shop(transport, Orders(buyer, admission, clock, keep), orphans)
 

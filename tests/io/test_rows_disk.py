@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,18 +12,12 @@ import pytest
 from kling_async import Journal, JournalError, KlingError, KlingSession, SubmitOutcomeUnknown, TaskTimeoutError, TransportTimeoutError
 from kling_async.journal import State
 from kling_async.testing import VirtualLoop
-from scripted import FOX, KEY, Client, Gateway, refusal, whole
+from scripted import FOX, KEY, Client, Gateway, listening, refusal, whole
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    """A gateway that listens."""
-    made = Gateway()
-    await made.open()
-    yield made
-    await made.aclose()
+gateway = pytest.fixture(listening)
 
 
 class Disk:

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import Any, cast
 
@@ -30,7 +29,7 @@ from kling_async._clock import SystemClock
 from kling_async.emulator import Emulator
 from kling_async.journal import State
 from kling_async.testing import VirtualLoop
-from scripted import FOX, KEY, PROFILES, Behaviour, Client, Gateway, hang_read, head, picture_job, refusal, saying, whole
+from scripted import FOX, KEY, PROFILES, Behaviour, Client, Gateway, hang_read, head, listening, picture_job, refusal, saying, whole
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -47,13 +46,7 @@ class Watch(SystemClock):
         return super().wall() + self.offset
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    """A gateway that listens."""
-    made = Gateway()
-    await made.open()
-    yield made
-    await made.aclose()
+gateway = pytest.fixture(listening)
 
 
 def block(seconds: float) -> None:
