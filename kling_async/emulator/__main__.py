@@ -37,6 +37,7 @@ async def _serve(emulator: Emulator) -> None:
     with contextlib.suppress(NotImplementedError):  # no such signals on Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with emulator:
+        sys.stderr.write(f"To watch it, open {emulator.dashboard}\n")
         sys.stdout.write(f"{emulator.url}\nexport KLING_BASE_URL={emulator.url} KLING_API_KEY={emulator.api_key}\n")
         sys.stdout.flush()
         await ended.wait()

@@ -69,6 +69,7 @@ class Api:
         if fault and fault.trick.swap:
             reply = fault.trick.swap(reply, self.profile, fault.options)
         seen.status = None if fault and fault.trick.silent else reply.status
+        self.log.answered(seen, None if seen.status is None or seen.route == "files" else reply.body)
         if fault and fault.trick.deliver:
             return await fault.trick.deliver(request, reply, fault.options, self.time)
         return send(reply)
@@ -136,7 +137,7 @@ class Api:
             marks = fault.trick.mark(fault.options, marks)
         now = self.time.now()
         task = self.service.accept(taken, vetted, account=account, route=route, kind=self.kinds[route], now=now, marks=marks)
-        self.log.tasks.append(task)
+        self.log.accept(task)
         seen.task_id = task.id
         self._announce(task)
         return self.profile.accepted(task, self._described(task, now))

@@ -34,7 +34,7 @@ class Courier:
     def send(self, url: str, task_id: str, body: Mapping[str, Any]) -> None:
         """Post it, some time soon."""
         sent = SentCallback(at=self._time.now(), task_id=task_id, url=url, body=body)
-        self._log.callbacks.append(sent)
+        self._log.posted(sent)
         post = asyncio.get_running_loop().create_task(self._post(sent))
         self._posts.add(post)
         post.add_done_callback(self._posts.discard)
@@ -56,6 +56,7 @@ class Courier:
         try:
             async with self._http.post(sent.url, data=raw, headers=headers, allow_redirects=False) as answer:
                 sent.status = answer.status
+                self._log.posted(sent)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             _log.debug("callback for %s not delivered: %s", sent.task_id, type(error).__name__)
 

@@ -10,9 +10,11 @@ from aiohttp import web
 from attrs import asdict
 
 from kling_async.emulator._faults import Fault
+from kling_async.emulator._guard import HEADERS
 from kling_async.emulator._ledger import GroundTruth
 
 PREFIX: Final = "/_emulator"
+_FAULT: Final = "/faults/"
 
 
 class Controlled(Protocol):
@@ -26,6 +28,27 @@ class Controlled(Protocol):
     @property
     def now(self) -> float:
         """Emulated seconds since the start."""
+        ...
+
+    @property
+    def speed(self) -> float:
+        """Emulated seconds to a real one."""
+        ...
+
+    @speed.setter
+    def speed(self, speed: float) -> None: ...
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """Tasks at once per kind and account."""
+        ...
+
+    @slots.setter
+    def slots(self, slots: Mapping[str, int]) -> None: ...
+
+    @property
+    def held(self) -> Mapping[str, Mapping[str, int]]:
+        """Account → kind → slots in use."""
         ...
 
     @property
@@ -54,8 +77,8 @@ class Controlled(Protocol):
         """Order a fault."""
         ...
 
-    def clear_faults(self) -> None:
-        """Take back all orders."""
+    def clear_faults(self, name: str | None = None) -> None:
+        """Take back orders."""
 
     def reset(self) -> None:
         """Forget everything."""
@@ -83,6 +106,25 @@ def _clear_faults(emulator: Controlled, _body: Mapping[str, Any]) -> Any:
     return []
 
 
+def _clear_fault(emulator: Controlled, name: str) -> Any:
+    emulator.clear_faults(name)
+    return [asdict(fault) for fault in emulator.orders]
+
+
+def _speed(emulator: Controlled, body: Mapping[str, Any]) -> Any:
+    emulator.speed = body["speed"]
+    return emulator.health
+
+
+def _slots(emulator: Controlled, _body: Mapping[str, Any]) -> Any:
+    return {"limits": emulator.slots, "held": emulator.held}
+
+
+def _set_slots(emulator: Controlled, body: Mapping[str, Any]) -> Any:
+    emulator.slots = body
+    return _slots(emulator, body)
+
+
 def _reset(emulator: Controlled, _body: Mapping[str, Any]) -> Any:
     emulator.reset()
     return emulator.health
@@ -95,20 +137,30 @@ _ACTIONS: Final[Mapping[tuple[str, str], Callable[[Controlled, Mapping[str, Any]
     ("GET", "/faults"): lambda emulator, _body: [asdict(fault) for fault in emulator.orders],
     ("POST", "/faults"): _order,
     ("DELETE", "/faults"): _clear_faults,
+    ("PUT", "/speed"): _speed,
     ("POST", "/advance"): _advance,
+    ("GET", "/slots"): _slots,
+    ("PUT", "/slots"): _set_slots,
     ("POST", "/reset"): _reset,
 }
 
 
 async def answer(emulator: Controlled, request: web.Request) -> web.Response:
     """Answer a request under `PREFIX`; what is wrong with it comes back as `{"error": …}`."""
-    action = _ACTIONS.get((request.method, request.path.removeprefix(PREFIX)))
+    path = request.path.removeprefix(PREFIX)
+    action = _ACTIONS.get((request.method, path))
+    if action is None and request.method == "DELETE" and path.startswith(_FAULT):
+        return _said(_clear_fault(emulator, path.removeprefix(_FAULT)))
     if action is None:
-        there = ", ".join(f"{method} {PREFIX}{path}" for method, path in _ACTIONS)
-        return web.json_response({"error": f"no {request.method} {request.path}; there are {there}"}, status=404)
+        there = ", ".join(f"{method} {PREFIX}{path}" for method, path in (*_ACTIONS, ("DELETE", f"{_FAULT}{{name}}")))
+        return _said({"error": f"no {request.method} {request.path}; there are {there}"}, 404)
     raw = await request.read()
     try:
         body = json.loads(raw or b"{}")
-        return web.json_response(action(emulator, body))
+        return _said(action(emulator, body))
     except (ValueError, TypeError, KeyError) as error:
-        return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
+        return _said({"error": f"{type(error).__name__}: {error}"}, 400)
+
+
+def _said(data: Any, status: int = 200) -> web.Response:
+    return web.json_response(data, status=status, headers=HEADERS)

@@ -38,13 +38,13 @@ async def reset(request: web.Request, *_: object) -> web.StreamResponse:
 
 async def hang(request: web.Request, _reply: Reply, options: Mapping[str, Any], time: EmulatedTime) -> web.StreamResponse:
     """Say nothing for `seconds`, or until the emulator closes; then close the connection."""
-    await time.pause(options.get("seconds"))
+    await time.pause(options["seconds"])
     return await drop(request)
 
 
 async def slow(request: web.Request, reply: Reply, options: Mapping[str, Any], time: EmulatedTime) -> web.StreamResponse:
     """Head first, then the body in `pieces` spread over `seconds`."""
-    pieces, seconds = int(options.get("pieces", 8)), float(options.get("seconds", 2.0))
+    pieces, seconds = int(options["pieces"]), float(options["seconds"])
     size = -(-len(reply.body) // pieces) or 1
     response = await _start(request, reply, length=len(reply.body))
     for at in range(0, len(reply.body), size):
@@ -57,7 +57,7 @@ async def truncated(request: web.Request, reply: Reply, options: Mapping[str, An
     """Promise the whole body, send a `share` of it, close."""
     del time
     response = await _start(request, reply, length=len(reply.body))
-    await _write(response, reply.body[: int(len(reply.body) * float(options.get("share", 0.5)))])
+    await _write(response, reply.body[: int(len(reply.body) * float(options["share"]))])
     if request.transport:
         request.transport.close()
     return response

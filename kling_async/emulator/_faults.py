@@ -40,7 +40,10 @@ class Trick:
     """Whether a creation is carried out, when the caller of `fault` does not say."""
     silent: bool = False
     """Whether no answer goes out."""
-    options: frozenset[str] = frozenset()
+    options: Options = field(factory=dict)
+    """What can be said about it, with what holds when nothing is said."""
+    what: str
+    """What a client meets."""
 
     @property
     def method(self) -> str | None:
@@ -99,7 +102,7 @@ class Faults:
         if trick is None:
             msg = f"fault: no {name!r}; there are {', '.join(sorted(TRICKS))}"
             raise ValueError(msg)
-        strange = sorted(set(options) - trick.options)
+        strange = sorted(set(options).difference(trick.options))
         if strange:
             msg = f"fault {name}: no option {strange[0]!r}; it takes {', '.join(sorted(trick.options)) or 'none'}"
             raise ValueError(msg)
@@ -109,7 +112,8 @@ class Faults:
         if times is not None and times < 1:
             msg = f"fault {name}: times must be 1 or more, or None for ever, got {times!r}"
             raise ValueError(msg)
-        if name == "code" and options.get("code", 1302) not in CODES:
+        options = {**trick.options, **options}
+        if name == "code" and options["code"] not in CODES:
             msg = f"fault code: no code {options['code']!r}; there are {', '.join(map(str, CODES))}"
             raise ValueError(msg)
         fault = Fault(
@@ -117,7 +121,7 @@ class Faults:
             route=route,
             method=method or trick.method,
             accepted=trick.accepted if accepted is None else accepted,
-            options=dict(options),
+            options=options,
             left=times,
         )
         self.orders.append(fault)
@@ -136,8 +140,8 @@ class Faults:
 
 
 def _status(_reply: Reply, _profile: Profile, options: Options) -> Reply:
-    status = int(options.get("status", 502))
-    match options.get("body", "html"):
+    status = int(options["status"])
+    match options["body"]:
         case "json":
             return Reply.json({"error": {"message": f"upstream error {status}", "type": "upstream_error", "code": ""}}, status)
         case "empty":
@@ -151,21 +155,21 @@ def _html(status: int, title: str) -> Reply:
 
 
 def _front_page(_reply: Reply, _profile: Profile, options: Options) -> Reply:
-    return _html(int(options.get("status", 200)), "Welcome")
+    return _html(int(options["status"]), "Welcome")
 
 
 def _empty(_reply: Reply, _profile: Profile, options: Options) -> Reply:
-    return Reply(status=int(options.get("status", 200)))
+    return Reply(status=int(options["status"]))
 
 
 def _code(_reply: Reply, profile: Profile, options: Options) -> Reply:
-    refusal = Refusal.standard(int(options.get("code", 1302)))
-    return profile.refused(evolve(refusal, message=options.get("message") or refusal.message), options.get("http"))
+    refusal = Refusal.standard(int(options["code"]))
+    return profile.refused(evolve(refusal, message=options["message"] or refusal.message), options["http"])
 
 
 def _retry_after(_reply: Reply, profile: Profile, options: Options) -> Reply:
-    refused = profile.refused(Refusal.standard(1302), options.get("status"))
-    return evolve(refused, headers={**refused.headers, "Retry-After": str(options.get("seconds", 2))})
+    refused = profile.refused(Refusal.standard(1302), options["status"])
+    return evolve(refused, headers={**refused.headers, "Retry-After": str(options["seconds"])})
 
 
 def _not_found(_reply: Reply, profile: Profile, _options: Options) -> Reply:
@@ -208,7 +212,7 @@ def _no_index(data: dict[str, Any], _options: Options) -> bool:
 def _odd_duration(data: dict[str, Any], options: Options) -> bool:
     videos = _entries(data, "videos")
     for video in videos:
-        video["duration"] = options.get("duration", "5.041")
+        video["duration"] = options["duration"]
     return bool(videos)
 
 
@@ -220,12 +224,12 @@ def _stale(data: dict[str, Any], _options: Options) -> bool:
 
 
 def _unknown_status(data: dict[str, Any], options: Options) -> bool:
-    data.update(task_status=options.get("status", "reviewing"), task_result={})
+    data.update(task_status=options["status"], task_result={})
     return True
 
 
 def _fail(options: Options, marks: Marks) -> Marks:
-    return evolve(marks, fail=options.get("reason", DEFAULT_REASON))
+    return evolve(marks, fail=options["reason"])
 
 
 def _stick(_options: Options, marks: Marks) -> Marks:
@@ -233,27 +237,29 @@ def _stick(_options: Options, marks: Marks) -> Marks:
 
 
 TRICKS: Final[Mapping[str, Trick]] = {
-    "chunked": Trick(deliver=_delivery.chunked, accepted=True),
-    "code": Trick(swap=_code, options=frozenset({"code", "http", "message"})),
-    "drop": Trick(deliver=_delivery.drop, silent=True),
-    "empty": Trick(swap=_empty, options=frozenset({"status"})),
-    "fail": Trick(mark=_fail, accepted=True, options=frozenset({"reason"})),
-    "garbage_json": Trick(swap=_garbage, accepted=True),
-    "hang": Trick(deliver=_delivery.hang, silent=True, options=frozenset({"seconds"})),
-    "html": Trick(swap=_front_page, options=frozenset({"status"})),
-    "missing_result": Trick(edit=_missing_result),
-    "no_index": Trick(edit=_no_index),
-    "not_found": Trick(swap=_not_found),
-    "null_videos": Trick(edit=_null_videos),
-    "odd_duration": Trick(edit=_odd_duration, options=frozenset({"duration"})),
-    "reset": Trick(deliver=_delivery.reset, silent=True),
-    "retry_after": Trick(swap=_retry_after, options=frozenset({"seconds", "status"})),
-    "slow": Trick(deliver=_delivery.slow, accepted=True, options=frozenset({"seconds", "pieces"})),
-    "stale": Trick(edit=_stale),
-    "status": Trick(swap=_status, options=frozenset({"status", "body"})),
-    "string_code": Trick(swap=_string_code, accepted=True),
-    "stuck": Trick(mark=_stick, accepted=True),
-    "truncated": Trick(deliver=_delivery.truncated, accepted=True, options=frozenset({"share"})),
-    "unknown_status": Trick(edit=_unknown_status, options=frozenset({"status"})),
+    "chunked": Trick(what="The answer without its length, in chunks.", deliver=_delivery.chunked, accepted=True),
+    "code": Trick(what="A refusal of the service, by its code.", swap=_code, options={"code": 1302, "http": None, "message": ""}),
+    "drop": Trick(what="The connection closes without an answer.", deliver=_delivery.drop, silent=True),
+    "empty": Trick(what="A status, and no body.", swap=_empty, options={"status": 200}),
+    "fail": Trick(what="The task is accepted, and fails.", mark=_fail, accepted=True, options={"reason": DEFAULT_REASON}),
+    "garbage_json": Trick(what="A body that breaks off in the middle of its JSON.", swap=_garbage, accepted=True),
+    "hang": Trick(what="Silence, then a closed connection.", deliver=_delivery.hang, silent=True, options={"seconds": None}),
+    "html": Trick(what="Somebody's web page in place of the answer.", swap=_front_page, options={"status": 200}),
+    "missing_result": Trick(what="A task that succeeded, without its result.", edit=_missing_result),
+    "no_index": Trick(what="Pictures of a result without their index.", edit=_no_index),
+    "not_found": Trick(what="No such task, although there is.", swap=_not_found),
+    "null_videos": Trick(what="A result whose list of files is null.", edit=_null_videos),
+    "odd_duration": Trick(what="A clip of an odd length.", edit=_odd_duration, options={"duration": "5.041"}),
+    "reset": Trick(what="The connection breaks.", deliver=_delivery.reset, silent=True),
+    "retry_after": Trick(what="Too many requests: come back later.", swap=_retry_after, options={"seconds": 2, "status": None}),
+    "slow": Trick(what="The answer, in slow pieces.", deliver=_delivery.slow, accepted=True, options={"seconds": 2.0, "pieces": 8}),
+    "stale": Trick(what="The task as it was a while ago.", edit=_stale),
+    "status": Trick(what="An error of a proxy on the way.", swap=_status, options={"status": 502, "body": "html"}),
+    "string_code": Trick(what="The answer with its code as text.", swap=_string_code, accepted=True),
+    "stuck": Trick(what="The task is accepted, and never ends.", mark=_stick, accepted=True),
+    "truncated": Trick(
+        what="The connection closes in the middle of the answer.", deliver=_delivery.truncated, accepted=True, options={"share": 0.5}
+    ),
+    "unknown_status": Trick(what="A state that nobody has heard of.", edit=_unknown_status, options={"status": "reviewing"}),
 }
 """Every fault there is, by name."""

@@ -47,6 +47,10 @@ class Files:
             return _refused(403, "SignatureDoesNotMatch", "The signature does not match")
         if self.time.wall() >= float(expires):
             return _refused(403, "AccessDenied", "Request has expired")
+        return await self.shown(path, headers)
+
+    async def shown(self, path: str, headers: Mapping[str, str]) -> Reply:
+        """The same without a signature: what the emulator's own page shows."""
         task_id, _, name = (unquote(part) for part in path.partition("/"))
         entry_id = name.rpartition(".")[0].removesuffix("-watermark")
         scene = self.scene_of(task_id, entry_id, self.time.now())

@@ -8,9 +8,12 @@ from typing import Any, Final
 import attrs
 from attrs import define, field
 
+from kling_async.emulator._feed import Feed
 from kling_async.emulator._tasks import AcceptedTask
 
 _SECRET: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+LONGEST_SHOWN: Final = 20_000
+"""Bytes of an answer."""
 
 
 @define(kw_only=True)
@@ -63,6 +66,7 @@ class GroundTruth:
     requests: list[SeenRequest] = field(factory=list, init=False)
     tasks: list[AcceptedTask] = field(factory=list, init=False)
     callbacks: list[SentCallback] = field(factory=list, init=False)
+    _feed: Feed = field(factory=Feed, repr=False, eq=False, alias="feed")
     _seq: int = field(default=0, init=False)
 
     def posts_for(self, external_task_id: str) -> tuple[SeenRequest, ...]:
@@ -78,13 +82,32 @@ class GroundTruth:
         self.requests.clear()
         self.tasks.clear()
         self.callbacks.clear()
+        self._feed.forget()
 
     def record(self, **facts: Any) -> SeenRequest:
         """Take down a request that has just been read."""
         self._seq += 1
         seen = SeenRequest(seq=self._seq, **facts)
         self.requests.append(seen)
+        self._feed.tell("request", seen.seq, (seen, None))
         return seen
+
+    def answered(self, seen: SeenRequest, body: bytes | None) -> None:
+        """It is decided how; the body is for people to look at, and not kept here."""
+        self._feed.tell("request", seen.seq, (seen, body and body[:LONGEST_SHOWN]))
+        if seen.fault:
+            self._feed.tell("faults")
+
+    def accept(self, task: AcceptedTask) -> None:
+        """Take down a task that is on the bill."""
+        self.tasks.append(task)
+        self._feed.tell("task", task.id, task)
+
+    def posted(self, sent: SentCallback) -> None:
+        """Take down a callback that leaves, and how it was answered."""
+        if sent.status is None:
+            self.callbacks.append(sent)
+        self._feed.tell("callback", id(sent), sent)
 
     def as_json(self, now: float) -> dict[str, Any]:
         """All of it, for reading over HTTP."""

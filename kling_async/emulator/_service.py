@@ -99,6 +99,15 @@ class Service:
         """The account's tasks of a route, newest first."""
         return [task for task in reversed(self.tasks.values()) if task.account == account and task.route == route]
 
+    def held(self, now: float) -> dict[str, dict[str, int]]:
+        """Account → kind → slots that its running tasks hold."""
+        found: dict[str, dict[str, int]] = {}
+        for task in self._running:
+            if not task.ended(now):
+                account = found.setdefault(task.account, {})
+                account[task.kind] = account.get(task.kind, 0) + task.slots
+        return found
+
     def scene_of(self, task_id: str, entry_id: str, now: float) -> Scene | None:
         """What a result file shows; `None` when it does not exist, not yet or not any more."""
         clip = self._clips.get(entry_id)

@@ -14,9 +14,7 @@ class EmulatedTime:
     """Seconds since the emulator started, `speed` of them to a real one; a speed of 0 stands still but for `advance`."""
 
     def __init__(self, clock: Clock, speed: float) -> None:
-        if not 0 <= speed < float("inf"):
-            msg = f"speed: emulated seconds per second, 0 or more; got {speed}"
-            raise ValueError(msg)
+        _check_speed(speed)
         self._clock = clock
         self._speed = speed
         self._started = clock.now()
@@ -28,6 +26,19 @@ class EmulatedTime:
         self._pauses: set[asyncio.Future[None]] = set()
         self.closed = False
         """Whether the emulator is ending: nothing waits any more."""
+
+    @property
+    def speed(self) -> float:
+        """Emulated seconds to a real one; may be changed at any moment."""
+        return self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        _check_speed(speed)
+        self._advanced = self.now()
+        self._started = self._clock.now()
+        self._speed = speed
+        self._arm()
 
     def now(self) -> float:
         """Emulated seconds since the start."""
@@ -58,11 +69,11 @@ class EmulatedTime:
         self._advanced += seconds
         self._run_due()
 
-    async def pause(self, seconds: float | None) -> None:
-        """Wait real seconds, or with `None` until the emulator closes; closing ends every pause."""
+    async def pause(self, seconds: float | None, bell: asyncio.Future[None] | None = None) -> None:
+        """Wait real seconds, or with `None` until the emulator closes; closing ends every pause, and so does its `bell`."""
         if self.closed:
             return
-        pause: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pause = bell or asyncio.get_running_loop().create_future()
         self._pauses.add(pause)
         timer = None if seconds is None else self._clock.call_at(self._clock.now() + seconds, lambda: _end(pause))
         try:
@@ -97,6 +108,12 @@ class EmulatedTime:
             # A hair late, so that rounding never makes a timer find nothing to do and set itself again.
             wait = wait / self._speed + 1e-6 if wait > 0 else 0.0
             self._timer = self._clock.call_at(self._clock.now() + wait, self._run_due)
+
+
+def _check_speed(speed: float) -> None:
+    if not 0 <= speed < float("inf"):
+        msg = f"speed: emulated seconds per second, 0 or more; got {speed}"
+        raise ValueError(msg)
 
 
 def _end(pause: asyncio.Future[None]) -> None:

@@ -15,11 +15,16 @@ from kling_async.emulator import _control
 from kling_async.emulator._api import Api
 from kling_async.emulator._auth import ANY_KEY, Doors
 from kling_async.emulator._callbacks import Courier
+from kling_async.emulator._control import PREFIX
 from kling_async.emulator._delivery import drop
-from kling_async.emulator._facts import DAY, SLOTS
+from kling_async.emulator._facts import DAY
 from kling_async.emulator._faults import Fault, Faults
+from kling_async.emulator._feed import Feed
 from kling_async.emulator._files import Files
+from kling_async.emulator._given import durations_from, origin_of, slots_from
+from kling_async.emulator._guard import HEADERS, complaint
 from kling_async.emulator._ledger import GroundTruth
+from kling_async.emulator._page import HOME, Page
 from kling_async.emulator._profiles import PROFILES
 from kling_async.emulator._service import Service
 from kling_async.emulator._studio import Studio
@@ -92,7 +97,8 @@ class Emulator:
         if profile not in PROFILES:
             msg = f"profile: no {profile!r}; there are {', '.join(PROFILES)}"
             raise ValueError(msg)
-        self.log: Final = GroundTruth()
+        self._feed = Feed(needed=lambda task: not task.ended(self.now))
+        self.log: Final = GroundTruth(feed=self._feed)
         keys = None if api_keys is None else tuple(api_keys)
         self._kinds = {str(job.route): str(job.kind) for job in ALL_JOBS}
         self._dice = random.Random(seed)  # noqa: S311  makes ids, keeps no secret
@@ -107,8 +113,8 @@ class Emulator:
         self._studio = studio
         self._faults = Faults()
         self._service = Service(
-            slots={**SLOTS, **(slots or {})},
-            durations=_durations(durations, self._kinds),
+            slots=slots_from(slots or {}),
+            durations=durations_from(durations, self._kinds),
             dice=self._dice,
             own_ids=self._profile.own_ids,
             unique_keys=self._profile.by_key,
@@ -132,6 +138,44 @@ class Emulator:
         return self._live().time.now()
 
     @property
+    def dashboard(self) -> str:
+        """The address of its page, for people with a browser."""
+        return f"{self.url}{HOME}"
+
+    @property
+    def speed(self) -> float:
+        """Emulated seconds to a real one; a new one holds from now on.
+
+        Raises:
+            ValueError: negative or not finite.
+        """
+        return self._running.time.speed if self._running else self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        self._live().time.speed = speed
+        self._feed.tell("clock")
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """Tasks at once per kind and account; to be set as to the constructor. Tasks that have a slot keep it.
+
+        Raises:
+            ValueError: no such kind, or no whole number from 0.
+        """
+        return dict(self._service.slots)
+
+    @slots.setter
+    def slots(self, slots: Mapping[str, int]) -> None:
+        self._service.slots = slots_from(slots)
+        self._feed.tell("slots")
+
+    @property
+    def held(self) -> Mapping[str, Mapping[str, int]]:
+        """Slots in use now: account (the fingerprint of its key) → kind → how many."""
+        return self._service.held(self.now)
+
+    @property
     def orders(self) -> tuple[Fault, ...]:
         """The faults ordered so far, spent ones included: `.hits` says how often each struck."""
         return tuple(self._faults.orders)
@@ -145,7 +189,7 @@ class Emulator:
             "url": self.url,
             "prefix": self._profile.prefix,
             "routes": list(self._kinds),
-            "speed": self._speed,
+            "speed": self.speed,
             "now": self.now,
             "tasks": len(self._service.tasks),
         }
@@ -157,6 +201,7 @@ class Emulator:
             ValueError: negative or not finite.
         """
         self._live().time.advance(seconds)
+        self._feed.tell("clock")
 
     def fault(
         self,
@@ -185,11 +230,14 @@ class Emulator:
         Raises:
             ValueError: no such fault or option; the message lists what there is.
         """
-        return self._faults.order(name, route=route, method=method, times=times, accepted=accepted, options=options)
+        order = self._faults.order(name, route=route, method=method, times=times, accepted=accepted, options=options)
+        self._feed.tell("faults")
+        return order
 
-    def clear_faults(self) -> None:
-        """Take back all orders."""
-        self._faults.orders.clear()
+    def clear_faults(self, name: str | None = None) -> None:
+        """Take back all orders, or those of one name."""
+        self._faults.orders[:] = [order for order in self._faults.orders if name not in {None, order.name}]
+        self._feed.tell("faults")
 
     def reset(self) -> None:
         """Forget all tasks, the log and the faults; time goes on."""
@@ -210,9 +258,14 @@ class Emulator:
         async def handle(request: web.Request) -> web.StreamResponse:
             if time.closed:
                 return await drop(request)
-            if request.path == _control.PREFIX or request.path.startswith(f"{_control.PREFIX}/"):
-                return await _control.answer(self, request)
-            return await api.handle(request)
+            own = request.path == PREFIX or request.path.startswith(HOME)
+            # A browser at the bare address looks for the page; no client of the API goes there.
+            if not own and (request.path != "/" or "text/html" not in request.headers.get("Accept", "")):
+                return await api.handle(request)
+            if why := complaint(request.headers.get("Host"), request.headers.get("Origin"), self._host):
+                return web.json_response({"error": why}, status=403, headers=HEADERS)
+            answer = await page.answer(request)
+            return await _control.answer(self, request) if answer is None else answer
 
         app.router.add_route("*", "/{path:.*}", handle)
         await runner.setup()
@@ -221,7 +274,7 @@ class Emulator:
         except BaseException:
             await runner.cleanup()
             raise
-        url = _origin(self._host, runner.addresses[0][1])
+        url = origin_of(self._host, runner.addresses[0][1])
         files = Files(
             origin=url,
             secret=self._dice.randbytes(32),
@@ -240,6 +293,15 @@ class Emulator:
             faults=self._faults,
             log=self.log,
             time=time,
+        )
+        page = Page(
+            emulator=self,
+            feed=self._feed,
+            files=files,
+            time=time,
+            epoch=uuid.uuid4().hex[:8],  # not of the dice, which make ids repeat
+            origin=url,
+            api_key=self._api_key,
         )
         self._running = _Running(time=time, courier=courier, studio=studio, runner=runner, url=url)
         return self
@@ -270,22 +332,3 @@ class Emulator:
 
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._dice.getrandbits(128), version=4))
-
-
-def _durations(given: Mapping[str, float] | float | None, kinds: Mapping[str, str]) -> dict[str, float]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(kinds.values(), float(given))
-    known = {*kinds, *kinds.values()}
-    strange = sorted(set(given) - known)
-    if strange:
-        msg = f"durations: no route or kind {strange[0]!r}; there are {', '.join(sorted(known))}"
-        raise ValueError(msg)
-    return dict(given)
-
-
-def _origin(host: str, port: int) -> str:
-    # The unspecified addresses are for listening; to connect, everyone has loopback.
-    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

@@ -221,7 +221,7 @@ def test_as_a_program() -> None:
     _, talk = program.communicate(timeout=20)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
     assert exports == f"export KLING_BASE_URL={url} KLING_API_KEY=sk-emulator"
-    assert (program.returncode, talk) == (0, "")
+    assert (program.returncode, talk) == (0, f"To watch it, open {url}/_emulator/\n")
 
 
 def test_program_that_cannot_start() -> None:
