@@ -1,161 +1,177 @@
-"""What a large result costs to fetch: speed beside `curl`, memory, and how long the event loop stands still.
+"""What a large result costs to fetch, beside `curl`: `python benchmarks/downloads.py [--quick]`.
 
-    python benchmarks/downloads.py [MEGABYTES]
-
-A server in a process of its own serves one clip of zeros. Every case runs in a fresh process, fetches a small clip to have
-everything imported, and then the large one; `curl` (without it, a loop around `recv` and `write`) runs right before each, as
-the machine is not the same from one minute to the next, and the ratio is that of the two. Figures are medians of five pairs,
-of the lag also the least. Memory is how far the peak of the resident set rose (VmHWM, Linux); lag and busy as in `uploads.py`.
-The row `sha256` is what hashing alone takes, which `curl` does not do.
+A server on the other core sends one clip of 200 MB of noise from memory. Each case runs in a fresh process, in turns with the others, on
+every core (a save has a thread of its own, and `curl` may go where it likes), into a file that is not there yet. Of `curl` what counts is
+the time of the transfer by its own clock, without the start of its process. It neither hashes what it gets nor waits until the disk has
+it, as `save` does before it says that a file is there; so there is a second reference: `curl`, and after it SHA-256 (that of Python) and
+`fsync` of the file. Memory, lag and busy are those of `uploads.py`. The note tells where the CPU goes: `save` less `stream` is the file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
+import os
+import resource
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Final
 
-from uploads import begin_peak_anew, lateness, resident
+from uploads import MIB, watched
 
-PAIRS = 5
-CASES = {
-    "save": "kling_async, save",
-    "stream": "kling_async, stream, bytes dropped",
-    "naive": "aiohttp, `iter_chunked`, write in the loop",
-    "sha256": "sha256 of as much",
-}
-HEAD = b"\0\0\0\x18ftypisom\0\0\2\0isommp41\0\0\0\x10moov" + bytes(8)
+from kit import Figure, Numbers, fresh, main, middle, started
+
+HEAD: Final = b"\0\0\0\x18ftypisom\0\0\2\0isommp41\0\0\0\x10moov" + bytes(8)
 
 
 def serve(megabytes: int) -> None:
     """Serve clips on loopback until killed, and say where: `/large` has that size, others a megabyte."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=answer, args=(connection, megabytes), daemon=True).start()
+    with tempfile.TemporaryFile() as file:
+        file.write(HEAD + (megabytes * MIB - len(HEAD)).to_bytes(4, "big") + b"mdat" + os.urandom(MIB - len(HEAD) - 8))
+        for _ in range(megabytes - 1):
+            file.write(os.urandom(MIB))
+        file.flush()
+        listener = socket.create_server(("127.0.0.1", 0))
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=answer, args=(connection, file.fileno(), megabytes), daemon=True).start()
 
 
-def answer(connection: socket.socket, megabytes: int) -> None:
+def answer(connection: socket.socket, file: int, megabytes: int) -> None:
     """Answer one request."""
-    with connection, tempfile.TemporaryFile() as file:
-        size = (megabytes if b"/large" in connection.recv(1 << 16) else 1) * 2**20
-        file.write(HEAD + (size - len(HEAD)).to_bytes(4, "big") + b"mdat")
-        file.truncate(size)
-        file.seek(0)
-        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode())
-        connection.sendfile(file)
+    with connection:
+        size = (megabytes if b"/large" in connection.recv(1 << 16) else 1) * MIB
+        head = f'HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nETag: "1"\r\nConnection: close\r\n\r\n'
+        connection.sendall(head.encode())
+        sent = 0
+        while sent < size:
+            sent += os.sendfile(connection.fileno(), file, sent, size - sent)
 
 
-def plainly(url: str, path: Path) -> float:
-    """Megabytes a second of a program that does nothing else."""
+def curl(url: str, folder: str, megabytes: str) -> Numbers:
+    """`curl` alone, and what hashing and syncing its file takes then."""
+    everywhere()
+    path = Path(folder, "curl")
+    command = ["curl", "-sS", "-o", str(path), "-w", "%{time_total}", f"{url}/large"]
+    took = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)  # noqa: S603  whatever curl the user has
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    if shutil.which("curl"):
-        subprocess.run(["curl", "-sSo", path, url], check=True)  # noqa: S603, S607  whatever curl the user has
-    else:
-        host, _, port = url.split("/")[2].partition(":")
-        with socket.create_connection((host, int(port))) as connection, path.open("wb", buffering=0) as file:
-            connection.sendall(f"GET {url} HTTP/1.1\r\n\r\n".encode())
-            while data := connection.recv(1 << 20):
-                file.write(data)
-    return path.stat().st_size / 2**20 / (time.perf_counter() - begun)
+    with path.open("r+b") as file:
+        hashlib.file_digest(file, "sha256")
+        os.fsync(file.fileno())
+    after = time.perf_counter() - begun
+    path.unlink()
+    return {"speed": int(megabytes) / took, "same": int(megabytes) / (took + after), "cpu": used.ru_utime + used.ru_stime}
 
 
-async def measured(fetch: Callable[[str], Awaitable[object]], url: str, megabytes: int) -> dict[str, float]:
-    """What fetching costs the second time."""
-    await fetch(f"{url}/small")
-    begin_peak_anew()
-    before, cpu, watch = resident("VmRSS"), time.process_time(), asyncio.create_task(lateness())
-    await asyncio.sleep(0.01)
-    begun = time.perf_counter()
-    await fetch(f"{url}/large")
-    took, spent = time.perf_counter() - begun, time.process_time() - cpu
-    watch.cancel()
-    memory = resident("VmHWM") - before
-    late, busy = await watch
-    return {"speed": megabytes / took, "memory": memory, "lag": late, "busy": busy, "cpu": spent * 1000}
+def save(url: str, folder: str, megabytes: str) -> Numbers:
+    """Into a file."""
+    from kling_async import KlingSession, Video
+
+    async def run() -> Numbers:
+        async with KlingSession("sk-benchmark-0123456789abcdef0123456789", base_url=url) as kling:
+            return await measured(lambda name: kling.save([Video(id=name, url=f"{url}/{name}")], folder), megabytes)
+
+    numbers = asyncio.run(run())
+    for name in ("small.mp4", "large.mp4"):
+        Path(folder, name).unlink()
+    return numbers
 
 
-async def run(case: str, url: str, folder: Path, megabytes: int) -> dict[str, float]:
-    """One case in this process."""
-    if case == "sha256":
-        return await measured(lambda _: asyncio.to_thread(hash_zeros, megabytes), url, megabytes)
-    if case == "naive":
-        import aiohttp
+def stream(url: str, _folder: str, megabytes: str) -> Numbers:
+    """Piece by piece, and nothing done with them."""
+    from kling_async import KlingSession, Video
 
+    async def run() -> Numbers:
+        async with KlingSession("sk-benchmark-0123456789abcdef0123456789", base_url=url) as kling:
+
+            async def take(name: str) -> None:
+                async for _ in kling.stream(Video(id=name, url=f"{url}/{name}")):
+                    pass
+
+            return await measured(take, megabytes)
+
+    return asyncio.run(run())
+
+
+def naive(url: str, folder: str, megabytes: str) -> Numbers:
+    """Plain aiohttp, written in the loop; neither hashed nor synced."""
+    import aiohttp
+
+    async def run() -> Numbers:
         async with aiohttp.ClientSession() as http:
 
-            async def get(link: str) -> None:
-                async with http.get(link) as response:
-                    with (folder / "naive").open("wb") as file:
+            async def get(name: str) -> None:
+                async with http.get(f"{url}/{name}") as response:
+                    with Path(folder, f"naive-{name}").open("wb") as file:  # noqa: ASYNC230  as people do
                         async for piece in response.content.iter_chunked(1 << 16):
                             file.write(piece)
 
-            return await measured(get, url, megabytes)
-    from kling_async import KlingSession, Video
+            return await measured(get, megabytes)
 
-    async with KlingSession("sk-benchmark", base_url=url) as kling:
-
-        async def stream(link: str) -> None:
-            async for _ in kling.stream(Video(id="900", url=link)):
-                pass
-
-        async def save(link: str) -> None:
-            await kling.save([Video(id="900", url=link)], folder, overwrite=True)
-
-        return await measured(save if case == "save" else stream, url, megabytes)
+    numbers = asyncio.run(run())
+    Path(folder, "naive-large").unlink()
+    return numbers
 
 
-def hash_zeros(megabytes: int) -> str:
-    """The hash of so many zeros."""
-    digest, piece = hashlib.sha256(), bytes(2**20)
-    for _ in range(megabytes):
-        digest.update(piece)
-    return digest.hexdigest()
+async def measured(fetch: Callable[[str], Awaitable[object]], megabytes: str) -> Numbers:
+    """What fetching costs the second time."""
+    everywhere()
+    await fetch("small")
+    numbers = await watched(lambda: fetch("large"))
+    return {**numbers, "speed": int(megabytes) / numbers["took"]}
 
 
-def main(megabytes: int) -> None:
-    """Run all cases against one server, and print the table."""
-    ourselves = [sys.executable, __file__]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen([*ourselves, "serve", str(megabytes)], stdout=subprocess.PIPE) as server,  # noqa: S603
-    ):
-        try:
-            assert server.stdout  # noqa: S101  it was asked for
-            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            print(f"| {megabytes} MB clip | MB/s | of curl | memory MB | lag ms | least | busy ms | CPU ms |\n|{' --- |' * 8}")
-            for case, name in CASES.items():
-                rows, ratios = [], []
-                for _ in range(PAIRS):
-                    plain = plainly(f"{url}/large", Path(folder) / "plain")
-                    command = [*ourselves, "run", case, url, folder, str(megabytes)]
-                    rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))  # noqa: S603
-                    ratios.append(rows[-1]["speed"] / plain)
-                middle = {figure: statistics.median(row[figure] for row in rows) for figure in rows[0]}
-                least = min(row["lag"] for row in rows)
-                figures = (middle["memory"], middle["lag"], least, middle["busy"], middle["cpu"])
-                shown = " | ".join(f"{figure:.1f}" for figure in figures)
-                print(f"| {name} | {middle['speed']:.0f} | {statistics.median(ratios):.2f} | {shown} |", flush=True)
-        finally:
-            server.kill()
+def everywhere() -> None:
+    """Use every core again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
+
+def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls it
+    """The lines about files."""
+    megabytes = 20 if quick else 200
+    cases = [case for case in CASES if case != "curl" or shutil.which("curl")]
+    with tempfile.TemporaryDirectory() as folder, started(__file__, "serve", megabytes) as url:
+        runs: dict[str, list[Numbers]] = {case: [] for case in cases}
+        for _ in range(1 if quick else 9):
+            for case in cases:
+                runs[case].append(fresh(__file__, case, url, folder, megabytes))
+    saved, streamed = runs["save"], runs["stream"]
+    if plain := runs.get("curl"):
+        spent = ", ".join(f"{case} {middle(runs[case], 'cpu') * 1000:.0f}" for case in cases)
+        for beside, what, limit in (("speed", "curl", 0.8), ("same", "(curl, then SHA-256 and fsync)", 1.0)):
+            yield Figure(
+                name=f"{megabytes} MB into a file, beside {what.strip('()')}",
+                goal=f"≥ {limit} × {what}",
+                limit=limit,
+                value=middle(saved, "speed"),
+                reference=middle(plain, beside),
+                unit="MB/s",
+                at_least=True,
+                digits=0,
+                note=f"CPU ms: {spent}; MB/s as a stream {middle(streamed, 'speed'):.0f}",
+            )
+    least, own = min(run["lag"] for run in saved), middle(saved, "busy")
+    note = f"least {least:.1f}, the loop's own CPU {own:.1f}; written in the loop {middle(runs['naive'], 'lag'):.1f}"
+    lag, memory = middle(saved, "lag"), middle(saved, "memory")
+    yield Figure(name=f"{megabytes} MB into a file: loop lag", goal="≤ 20 ms", limit=20, value=lag, unit="ms", digits=1, note=note)
+    yield Figure(name=f"{megabytes} MB into a file: extra memory", goal="flat: ≤ 8 MB", limit=8, value=memory, unit="MB", digits=1)
+
+
+CASES = {"curl": curl, "save": save, "stream": stream, "naive": naive}
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", size]:
             serve(int(size))
-        case ["run", case, url, folder, size]:
-            print(json.dumps(asyncio.run(run(case, url, Path(folder), int(size)))))
-        case [*size]:
-            main(int(size[0]) if size else 200)
+        case _:
+            main(rows, CASES)

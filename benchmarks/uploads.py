@@ -1,13 +1,10 @@
-"""What a large picture costs to send: memory beside it, and how long the event loop stands still.
+"""What a large picture costs to send, in memory beside it and in delay of the loop: `python benchmarks/uploads.py [--quick]`.
 
-    python benchmarks/uploads.py [MEGABYTES]
-
-A server in a process of its own swallows each request. Every case runs in a fresh process, sends one tiny picture to
-have everything imported, and then the large one; the table shows medians of five processes, and of the lag also the
-least, as other programs only add to it. Memory is how far the peak of the resident set (VmHWM, Linux) rose above what
-was resident before sending, when the picture, where it is given as bytes, was there already. Lag is the longest by
-which a task that sleeps a millisecond at a time woke up late; the row `nothing` tells what the machine does to that.
-Busy is the most CPU that the loop's thread used during one such sleep: what of the lag is the program's own.
+Every case runs in a fresh process, sends one tiny picture to have everything imported, and then one of 10 MB to a server that swallows it.
+Memory is how far the peak of the resident set rose above what was resident before sending (Linux), when the picture, where it is given as
+bytes, was there already. Lag is the longest by which a task that sleeps a millisecond at a time woke up late: other programs only add to
+it, and the note tells what they did to a loop that has nothing to do. Busy is the most CPU that the loop's thread used during one such
+sleep, a millisecond of work beside it included: what of the lag is the program's own.
 """
 
 from __future__ import annotations
@@ -15,26 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Final
 
-RUNS = 5
-REPLY = '{"code": 0, "data": {"task_id": "%d", "task_status": "submitted"}}'
-TASKS = itertools.count(8800)
-CASES = {
-    "bytes": "kling_async, bytes",
-    "file": "kling_async, path",
-    "naive": "aiohttp, json= with base64",
-    "nothing": "nothing, for 0.2 s",
-}
+from kit import Figure, Numbers, cpu, main, middle, paired, resident, started
+
+MIB: Final = 2**20
+REPLY: Final = '{"code": 0, "data": {"task_id": "%d", "task_status": "submitted"}}'
+TASKS: Final = itertools.count(8800)
 
 
 def picture(size: int) -> bytes:
@@ -63,96 +54,96 @@ async def serve() -> None:
     await server.serve_forever()
 
 
-def resident(name: str) -> float:
-    """A figure of this process's memory, such as VmHWM, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-def begin_peak_anew() -> None:
-    """Make VmHWM what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def read(path: Path) -> bytes:
-    """What is in the file, all at once."""
-    return path.read_bytes()
-
-
 async def lateness() -> tuple[float, float]:
     """Until cancelled: the longest lateness of a millisecond's sleep, and the most CPU the loop used during one, both in ms."""
     worst = busiest = 0.0
     with contextlib.suppress(asyncio.CancelledError):
         while True:
-            begun, cpu = time.perf_counter(), time.thread_time()
+            begun, used = time.perf_counter(), time.thread_time()
             await asyncio.sleep(0.001)
             worst = max(worst, (time.perf_counter() - begun - 0.001) * 1000)
-            busiest = max(busiest, (time.thread_time() - cpu) * 1000)
+            busiest = max(busiest, (time.thread_time() - used) * 1000)
     return worst, busiest
 
 
-async def measured(send: Callable[[bytes | Path], Awaitable[object]], image: bytes | Path) -> dict[str, float]:
-    """What sending costs the second time."""
-    await send(picture(1_000))
-    begin_peak_anew()
-    before, cpu, watch = resident("VmRSS"), time.process_time(), asyncio.create_task(lateness())
+async def watched(work: Callable[[], Awaitable[object]]) -> Numbers:
+    """What it costs: memory in MB, lag and busy in ms, CPU and time in seconds."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # noqa: ASYNC240  the peak is what is resident now
+    before, used, watch = resident(), cpu(), asyncio.create_task(lateness())
     await asyncio.sleep(0.01)
     begun = time.perf_counter()
-    await send(image)
-    took, spent = time.perf_counter() - begun, time.process_time() - cpu
+    await work()
+    took, used = time.perf_counter() - begun, cpu() - used
     watch.cancel()
-    memory = resident("VmHWM") - before
-    late, busy = await watch
-    return {"memory": memory, "lag": late, "busy": busy, "cpu": spent * 1000, "took": took * 1000}
+    memory = (resident("VmHWM") - before) / 1024
+    lag, busy = await watch
+    return {"memory": memory, "lag": lag, "busy": busy, "cpu": used, "took": took}
 
 
-async def run(case: str, url: str, path: Path) -> dict[str, float]:
-    """One case in this process."""
-    image = path if case == "file" else read(path)
-    if case == "nothing":
-        return await measured(lambda _: asyncio.sleep(0.2), image)
-    if case == "naive":
-        import aiohttp
-
-        async with aiohttp.ClientSession() as http:
-
-            async def post(image: bytes | Path) -> object:
-                data = image if isinstance(image, bytes) else read(image)
-                async with http.post(url, json={"prompt": "run", "image": b64encode(data).decode()}) as response:
-                    return await response.read()
-
-            return await measured(post, image)
+def ours(url: str, image: bytes | Path) -> Numbers:
+    """A creation with a picture."""
     from kling_async import Image2Video, KlingSession
 
-    async with KlingSession("sk-benchmark", base_url=url) as kling:
-        return await measured(lambda image: kling.submit(Image2Video(image=image, prompt="run")), image)
+    async def run() -> Numbers:
+        async with KlingSession("sk-benchmark-0123456789abcdef0123456789", base_url=url) as kling:
+            await kling.submit(Image2Video(image=picture(1_000), prompt="run"))
+            return await watched(lambda: kling.submit(Image2Video(image=image, prompt="run")))
+
+    return asyncio.run(run())
 
 
-def main(megabytes: int) -> None:
-    """Run all cases against one server, and print the table."""
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE) as server:  # noqa: S603  ourselves
-        try:
-            assert server.stdout  # noqa: S101  it was asked for
-            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            path = Path(folder) / "picture.png"
-            path.write_bytes(picture(megabytes * 2**20))
-            print(f"| {megabytes} MB picture | memory MB | lag ms | least | busy ms | CPU ms | took ms |\n|{' --- |' * 7}")
-            for case, name in CASES.items():
-                command = [sys.executable, __file__, "run", case, url, str(path)]
-                rows = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(RUNS)]  # noqa: S603  ourselves
-                middle = {figure: statistics.median(row[figure] for row in rows) for figure in rows[0]}
-                least = min(row["lag"] for row in rows)
-                figures = (middle["memory"], middle["lag"], least, middle["busy"], middle["cpu"], middle["took"])
-                print(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |", flush=True)
-        finally:
-            server.kill()
+def by_hand(url: str, path: str) -> Numbers:
+    """Plain aiohttp, and a text for `json=`."""
+    import aiohttp
 
+    async def run() -> Numbers:
+        async with aiohttp.ClientSession() as http:
+
+            async def post(image: bytes) -> object:
+                async with http.post(url, json={"prompt": "run", "image": b64encode(image).decode()}) as response:
+                    return await response.read()
+
+            await post(picture(1_000))
+            image = Path(path).read_bytes()  # noqa: ASYNC240  before it is measured
+            return await watched(lambda: post(image))
+
+    return asyncio.run(run())
+
+
+def nothing(_url: str, _path: str) -> Numbers:
+    """What the machine does to a loop that has nothing to do."""
+    return asyncio.run(watched(lambda: asyncio.sleep(0.2)))
+
+
+def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls it
+    """The lines about pictures."""
+    megabytes = 2 if quick else 10
+    with tempfile.TemporaryDirectory() as folder, started(__file__, "serve") as url:
+        path = Path(folder, "picture.png")
+        path.write_bytes(picture(megabytes * MIB))
+        runs = paired(__file__, list(CASES), url, path, times=1 if quick else 7)
+    naive, idle = runs["naive"], middle(runs["nothing"], "lag")
+    for case in ("bytes", "file"):
+        of = f"{megabytes} MB picture from {'bytes' if case == 'bytes' else 'a file'}"
+        own, least = middle(runs[case], "busy"), min(run["lag"] for run in runs[case])
+        note = f"least {least:.1f}, the loop's own CPU {own:.1f}; a loop with nothing to do {idle:.1f}, `json=` {middle(naive, 'lag'):.0f}"
+        yield Figure(name=f"{of}: loop lag", goal="≤ 5 ms", limit=5, value=middle(runs[case], "lag"), unit="ms", digits=1, note=note)
+        note = (
+            f"`json=` {middle(naive, 'memory'):.0f} MB; CPU {middle(runs[case], 'cpu') * 1000:.0f} and {middle(naive, 'cpu') * 1000:.0f} ms"
+        )
+        yield Figure(name=f"{of}: extra memory", goal="≤ 1 MB", limit=1, value=middle(runs[case], "memory"), unit="MB", note=note)
+
+
+CASES = {
+    "bytes": lambda url, path: ours(url, Path(path).read_bytes()),
+    "file": lambda url, path: ours(url, Path(path)),
+    "naive": by_hand,
+    "nothing": nothing,
+}
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["serve"]:
-            asyncio.run(serve())
-        case ["run", case, url, path]:
-            print(json.dumps(asyncio.run(run(case, url, Path(path)))))
-        case [*size]:
-            main(int(size[0]) if size else 10)
+    if sys.argv[1:] == ["serve"]:
+        asyncio.run(serve())
+    else:
+        main(rows, CASES)

@@ -76,7 +76,9 @@ class Source:
         begun = loop.time()
         try:
             async with asyncio.timeout(self._left):
-                piece = await self._response.content.readany()
+                # One piece as it came, where pieces are not those of the host: to take all that are there is to copy them together.
+                body = self._response.content
+                piece = await body.readany() if self.framed else (await body.readchunk())[0]
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
             failure = failure_of(error, sent=True)
         else:

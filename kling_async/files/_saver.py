@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
 from attrs import define, field
@@ -103,6 +104,8 @@ class Files:
     lacks: Lacks = _nothing
     roll: Callable[[], float] = random.random
     _slots: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(_PARALLEL), init=False)
+    _leaving: WeakValueDictionary[Path, asyncio.Future[None]] = field(factory=WeakValueDictionary, init=False)
+    """Parts that threads may still have in hand; who wants to go on with one waits for that."""
 
     async def save(
         self,
@@ -214,25 +217,29 @@ class Files:
 
     async def _save(self, part: Part, number: int, pull: Pull, expected: Expected, *, overwrite: bool) -> Path:
         async with self._slots:
-            if not overwrite and (there := await part.existing()):
-                await self._found(there, part, number, expected)
-                return there
-            fit = True
+            if before := self._leaving.get(part.stem):
+                await asyncio.wait([before])
             try:
+                if not overwrite and (there := await part.existing()):
+                    await self._found(there, part, number, expected)
+                    return there
                 pull.held = await part.begin()
                 verified = await self._fill(part, pull, expected)
                 path, ours = await part.finish(overwrite=overwrite)
-            except DownloadError as error:
-                fit = error.retryable
-                with contextlib.suppress(DownloadError):
-                    await part.secure(pull.held)
+                if not ours:
+                    await self._found(path, part, number, expected)
+                    return path
+            except KlingError as error:
+                failed = isinstance(error, DownloadError)
+                fit = pull.held.size == part.size and (error.retryable or not failed)
+                if fit and failed:
+                    with contextlib.suppress(DownloadError):
+                        await part.secure(pull.held)
+                await part.leave(resumable=fit)
                 raise
             finally:
                 pull.close()
-                part.leave(resumable=fit and pull.held.size == part.size)
-            if not ours:
-                await self._found(path, part, number, expected)
-                return path
+                self._leaving[part.stem] = part.leave(resumable=pull.held.size == part.size)
             saved = Saved(path=path, size=part.size, sha256=part.inspector.sha256, verified=verified, ref=part.ref)
             await self.keep(saved, number, pull.held.validator)
             self.tell(saved)

@@ -14,12 +14,16 @@ from typing import Final
 
 from attrs import define, field
 
+from kling_async.files._hand import Hand
+
 __all__ = ["no_leaks"]
 
 _PATIENCE: Final = 10
 """Turns of the loop until what was closed must be gone: transports close after their sessions, and tell their peers."""
 _POOLS: Final = ("asyncio", "AnyIO worker thread", "ThreadPoolExecutor")
 """How threads are called that belong to a pool or to asyncio, and outlive the work they were started for."""
+_GRACE: Final = 0.5
+"""Seconds for the thread of a download that was given up: nobody waits for it."""
 _RUNNER: Final = "TestRunner."
 """How the coroutines of anyio's plugin for pytest are called, which drive a test and its fixtures."""
 _DESCRIPTORS: Final = "/dev/fd"
@@ -107,6 +111,9 @@ async def _what_is_left(before: _Belongings) -> list[str]:
         if not (left := _Belongings().beyond(before)):
             break
         await asyncio.sleep(0)
+    for thread in set(threading.enumerate()) - before.threads:
+        if isinstance(getattr(thread, "hand", None), Hand):  # told to end by now, or left behind
+            thread.join(_GRACE)
     gc.collect()  # errors that nobody has looked at say so as they go, and what belongs to them closes
     return left and _Belongings().beyond(before)
 

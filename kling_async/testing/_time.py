@@ -12,9 +12,10 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio.to_thread
 
+from kling_async.files._hand import Hand
 from kling_async.journal._writer import Writer
 
-__all__ = ["VirtualLoop", "run"]
+__all__ = ["VirtualLoop", "run", "workers_at_work"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -63,7 +64,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     A wait of hours takes no time, and always the same: moments may be compared exactly. The server must run in the same
     loop, as an `Emulator` does: answers of another process or machine are not waited for, and come too late. Threads are
-    waited for when they were started by `asyncio.to_thread`, `anyio.to_thread`, `run_in_executor`, or are a journal's.
+    waited for when they were started by `asyncio.to_thread`, `anyio.to_thread`, `run_in_executor`, or are a journal's or a download's.
     """
 
     now: float
@@ -80,7 +81,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def threads_at_work(self) -> bool:
         """Whether a thread is doing something that somebody in this loop may wait for."""
-        if self._jobs or any(not writer.idle for writer in map(_writer_of, threading.enumerate()) if writer):
+        if self._jobs or workers_at_work():
             return True
         try:
             return anyio.to_thread.current_default_thread_limiter().borrowed_tokens > 0
@@ -109,6 +110,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def _writer_of(thread: threading.Thread) -> Writer | None:
-    writer = getattr(thread, "writer", None)
-    return writer if isinstance(writer, Writer) else None
+def workers_at_work() -> bool:
+    """Whether a journal or a download has something to do."""
+    return any(not worker.idle for worker in map(_worker_of, threading.enumerate()) if worker)
+
+
+def _worker_of(thread: threading.Thread) -> Writer | Hand | None:
+    worker = getattr(thread, "writer", None) or getattr(thread, "hand", None)
+    return worker if isinstance(worker, Writer | Hand) else None

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import traceback
 from pathlib import Path
 
-import anyio
 import pytest
 from aiohttp import web
 
@@ -14,7 +12,6 @@ from file_hosts import CANARY, MP4, REF, FileHost, Handler, contents, file_host,
 from kling_async._clock import SystemClock
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TransportError
 from kling_async.files import Entry, Files
-from kling_async.files._part import Part
 from kling_async.hosts import Hosts
 from kling_async.models import Video
 
@@ -279,27 +276,6 @@ async def test_cancelling_at_any_time(host: FileHost, tmp_path: Path) -> None:
     await quiet(tmp_path)
     assert {(path, data == large) for path, data in contents(tmp_path)} == {("8800.mp4", True)}
     assert finished <= len(contents(tmp_path)) < len(names(tmp_path))
-
-
-async def test_a_thread_that_outlives_its_save_cleans_up(tmp_path: Path) -> None:
-    """What a thread still writes for a save that was given up is removed by that thread, when it is done."""
-    part = Part(tmp_path / "8800", "u", REF)
-    begun, end = threading.Event(), threading.Event()
-
-    def write() -> None:
-        part._opened().write(b"half")
-        begun.set()
-        end.wait()
-
-    saving = asyncio.ensure_future(part._in_thread(write))
-    await anyio.to_thread.run_sync(begun.wait)
-    saving.cancel()
-    await asyncio.wait([saving])
-    part.leave(resumable=False)
-    assert names(tmp_path) == [part.path.name]
-    end.set()
-    await quiet(tmp_path)
-    assert names(tmp_path) == []
 
 
 async def test_closing_during_a_download(host: FileHost, tmp_path: Path) -> None:
