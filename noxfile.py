@@ -68,6 +68,7 @@ nox.options.sessions = ["tests"]
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 THIS = "{}.{}".format(*sys.version_info)
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OTHERS = [version for version in nox.project.python_versions(PROJECT) if version != THIS]
 
 
@@ -86,36 +87,75 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test on this Python."""
-    session.install("-e", ".[cli,emulator]", *group("test", "floors"))
+    session.install("-e", ".[cli,emulator,postgres,speed]", *group("test", "floors"))
     session.run("pytest", *PARALLEL, *session.posargs)
+
+
+def have_chromium(session: nox.Session) -> None:
+    """See to a browser that plays H.264, which the one that Playwright downloads does not."""
+    if any(map(shutil.which, CHROMIUM)):
+        return
+    if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        session.error(f"no browser: install one of {', '.join(CHROMIUM)}; on Debian `apt-get install chromium`")
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    wanted = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium", "fonts-dejavu-core")
+    try:
+        session.run(*wanted, external=True, env=environment)
+    except nox.command.CommandFailed:
+        session.run("apt-get", "update", "--quiet", external=True)  # a fresh machine has no list of packages, or an old one
+        session.run(*wanted, external=True, env=environment)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests in a real browser: chromium, which is installed where that can be done."""
+    have_chromium(session)
+    session.install("-e", ".", *group("test", "browser"))
+    session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """Make the pictures of the dashboard in `docs/assets` anew; look at them before you commit them."""
+    have_chromium(session)
+    session.install("-e", ".[emulator]", *group("browser"))
+    session.run("python", "scripts/make_screenshots.py")
 
 
 @nox.session
 def matrix(session: nox.Session) -> None:
     """Run the tests of the fault matrix, and print each row: passed, failed, or without a test yet."""
-    session.install("-e", ".[cli,emulator]", *group("test"))
+    session.install("-e", ".[cli,emulator,postgres]", *group("test"))
     session.run("pytest", *PARALLEL, "-m", "row", "--matrix", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what is promised about speed, on a real loop and real sockets; nothing here can fail a build."""
+    """Measure what is promised about speed, and print the table: `-- --quick`, `-- --write`, `-- --peers`, or names: `-- deadlines`."""
     session.install("-e", ".")
-    for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        session.run("python", str(script))
+    for peer in group("peers") if "--peers" in session.posargs else ():
+        session.install(peer, success_codes=[0, 1, 2])  # not every index has it: the table says which it went without
+    session.run("python", "benchmarks", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Buy for ten minutes while everything goes wrong at random, then compare the books (row L5); `-- --seconds 60 --seed 1`."""
+    session.install("-e", ".[emulator]")
+    session.run("python", "-W", "error", "tests/soak.py", *session.posargs)
 
 
 @nox.session(python=OTHERS)
 def pythons(session: nox.Session) -> None:
     """Run the tests on each other supported Python that is found; the exhaustive ones have been run by `tests`."""
-    session.install("-e", ".[cli,emulator]", *group("test", "floors"))
+    session.install("-e", ".[cli,emulator,postgres]", *group("test", "floors"))
     session.run("pytest", *PARALLEL, "-m", "not exhaustive", *session.posargs)
 
 
 @nox.session(python=nox.project.python_versions(PROJECT)[0])
 def oldest(session: nox.Session) -> None:
     """Run the rows of the fault matrix with the lowest versions that the project allows, on its oldest Python (X8)."""
-    session.install("-e", ".[cli,emulator]", *group("test"), "--resolution=lowest-direct")
+    session.install("-e", ".[cli,emulator,postgres]", *group("test"), "--resolution=lowest-direct")
     rows = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "io").glob("test_rows_*.py"))]
     session.run("pytest", *PARALLEL, "-m", "not exhaustive", "tests/edges/test_bounds.py", *rows, env={"KLING_OLDEST": "1"})
 
@@ -123,7 +163,7 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Show the lines and branches that no test reaches."""
-    session.install("-e", ".[cli,emulator]", *group("test", "floors"), "coverage>=7.10")
+    session.install("-e", ".[cli,emulator,postgres]", *group("test", "floors"), "coverage>=7.10")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report")
 
@@ -142,7 +182,7 @@ def typing(session: nox.Session) -> None:
     """Check types with mypy and pyright, both strict."""
     # pyright runs on node: without one on the machine it comes from the package index instead of from a download.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
-    session.install("-e", ".[cli,emulator]", *group("test", "types"), *node, "nox")
+    session.install("-e", ".[cli,emulator,postgres,speed]", *group("test", "types", "browser"), *node, "nox")
     session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "scripts", "benchmarks")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
@@ -152,6 +192,13 @@ def floors(session: nox.Session) -> None:
     """Check that imports only go down."""
     session.install(*group("floors"))
     session.run("lint-imports", "--no-logo")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflow files: pinned actions, no more rights than needed."""
+    session.install(*group("workflows"))
+    session.run("zizmor", "--offline", "--pedantic", ".github")
 
 
 @nox.session

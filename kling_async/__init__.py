@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         VideoExtend,
         VirtualTryOn,
     )
-    from kling_async.journal import Artifact, Creation, Journal
+    from kling_async.journal import Artifact, Creation, Journal, PostgresJournal
     from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
     from kling_async.observers import Anomaly, Exchange, Observer, Progress, Record, Saved, StatusChange, Waiting
     from kling_async.outcomes import Outcome
@@ -99,6 +99,7 @@ __all__ = [
     "Outcome",
     "PermissionDeniedError",
     "Polling",
+    "PostgresJournal",
     "Profile",
     "Progress",
     "ProtocolError",

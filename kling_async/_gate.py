@@ -49,6 +49,8 @@ class Ticket:
     number: int = 0
     """Its turn: the order of entering, kept when it is sent back to the queue."""
     place: Place = Place.OUTSIDE
+    proof: bool = True
+    """Whether slots that it holds are known to be there."""
 
 
 @define(eq=False, kw_only=True)
@@ -65,6 +67,7 @@ class Gate:
     _queue: deque[Ticket] = field(factory=deque, init=False)
     _sending: int = field(default=0, init=False)
     _held: int = field(default=0, init=False)
+    _doubtful: int = field(default=0, init=False)
     _proven: int = field(default=0, init=False)
     _refusals: int = field(default=0, init=False)
     _not_before: float = field(default=-math.inf, init=False)
@@ -78,16 +81,20 @@ class Gate:
         ticket.number, ticket.place = next(self._numbers), Place.QUEUED
         self._queue.append(ticket)
 
+    def passes(self, ticket: Ticket, now: float) -> bool:
+        """Whether it may send now, before nobody who has queued up; if so, it is let in."""
+        if self._queue or not self._free(ticket.weight, now):
+            return False
+        ticket.number = next(self._numbers)
+        self._let_in(ticket, now)
+        return True
+
     def grants(self, now: float) -> list[Ticket]:
         """Those who may send now, in their order."""
         granted: list[Ticket] = []
         while self._queue and self._free(self._queue[0].weight, now):
-            ticket = self._queue.popleft()
-            ticket.place = Place.SENDING
-            self._sending += ticket.weight
-            granted.append(ticket)
-            if self._gap:
-                self._not_before = now + self._gap
+            granted.append(self._queue.popleft())
+            self._let_in(granted[-1], now)
         return granted
 
     def next_time(self) -> float:
@@ -101,17 +108,27 @@ class Gate:
         """Its task exists, though it may have been found only after `left`: the slots are held until `ended`."""
         if ticket.place is Place.SENDING:
             self._sending -= ticket.weight
-        ticket.place = Place.HOLDING
+        ticket.place, ticket.proof = Place.HOLDING, True
         self._held += ticket.weight
-        self._proven = max(self._proven, self._held)
+        self._proven = max(self._proven, self._held - self._doubtful)
         self._refusals, self._shut_since = 0, None
         self._hurry()
         self._gap = self._gap / 2 if self._gap > _SHORTEST_GAP else 0.0
+
+    def found(self, ticket: Ticket) -> None:
+        """Its task was there before: it holds slots until `ended`, be it more than there are.
+
+        How many there are it does not tell: it may have ended long ago, and nobody has looked.
+        """
+        ticket.place, ticket.proof = Place.HOLDING, False
+        self._held += ticket.weight
+        self._doubtful += ticket.weight
 
     def ended(self, ticket: Ticket) -> None:
         """Its task is final; the next may try at once, unless the server asked for a pause."""
         if ticket.place is Place.HOLDING:
             self._held -= ticket.weight
+            self._doubtful -= 0 if ticket.proof else ticket.weight
             ticket.place = Place.GONE
             self._refusals = 0
             self._hurry()
@@ -129,7 +146,7 @@ class Gate:
     def full(self, ticket: Ticket, now: float, *, roll: float, wish: float = 0.0) -> None:
         """Refused for want of a slot: back to its turn, and one probe at a time from now on."""
         self._back(ticket)
-        self._proven = self._held
+        self._proven = self._held - self._doubtful
         self._refusals += 1
         self._wait(now, wish, min(self.probe * 2 ** min(self._refusals - 1, 16), _LONGEST_PROBE) * (1 + 0.2 * roll))
 
@@ -176,6 +193,12 @@ class Gate:
             # A job that is wider than all the slots there are must still get its turn.
             return taken + weight <= self.limit or taken == 0
         return taken + weight <= self._proven or self._sending == 0
+
+    def _let_in(self, ticket: Ticket, now: float) -> None:
+        ticket.place = Place.SENDING
+        self._sending += ticket.weight
+        if self._gap:
+            self._not_before = now + self._gap
 
     def _unsend(self, ticket: Ticket, place: Place) -> None:
         self._sending -= ticket.weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -14,7 +15,8 @@ from kling_async._clock import NEVER, Clock, Deadline, Timer
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._gate import Gate, Place, Ticket
 from kling_async.errors import ApiError, ConcurrencyLimitError, TransportTimeoutError
-from kling_async.jobs import Job
+from kling_async.jobs import Job, job_class
+from kling_async.journal import Creation
 
 __all__ = ["Admission", "asked_too_long", "limits_from"]
 
@@ -77,6 +79,24 @@ class Admission:
         """A claim to the slots that the job takes."""
         return Ticket(kind=job.kind, weight=job.slots)
 
+    def ticket_of(self, row: Creation) -> Ticket | None:
+        """The same for a creation that the journal remembers; `None` for an endpoint that is not known here."""
+        job = job_class(row.action, row.action2)
+        if job is None:
+            return None
+        return Ticket(kind=job.kind, weight=job.slots_of(json.loads(row.request) if job.counted else {}))
+
+    def enter(self, ticket: Ticket, deadline: Deadline = NEVER) -> bool:
+        """Queue up, so that nobody who comes later is let in before; whether its turn is now. `turn` waits for that.
+
+        The deadline ends nothing: it tells which pauses are not worth waiting for.
+        """
+        door = self._door(ticket)
+        if ticket.place is Place.OUTSIDE and door.gate.closed is None and not door.gate.passes(ticket, self.clock.now()):
+            door.gate.enter(ticket)
+            self._wait_at(door, ticket, deadline)
+        return ticket.place is Place.SENDING
+
     async def turn(self, ticket: Ticket, deadline: Deadline = NEVER, *, on_wait: Callable[[], object] = lambda: None) -> None:
         """Wait until the request may be sent. Afterwards the ticket must be told what became of it.
 
@@ -88,18 +108,17 @@ class Admission:
             KlingError: the account or the key was refused meanwhile; this is that refusal.
         """
         door = self._door(ticket)
-        if door.gate.closed is not None:
-            if self.clock.now() < door.opens:
-                raise copy.copy(door.gate.closed)
-            door.gate.closed = None
-        if ticket.place is Place.SENDING:
-            return  # its turn has come since it was refused
-        future: asyncio.Future[KlingError | None] = asyncio.get_running_loop().create_future()
-        door.waiting[ticket] = future, deadline
-        if ticket.place is Place.OUTSIDE:
-            door.gate.enter(ticket)
-        self._pump(door)
+        if ticket not in door.waiting:
+            if door.gate.closed is not None:
+                if self.clock.now() < door.opens:
+                    raise copy.copy(door.gate.closed)
+                door.gate.closed = None
+            if self.enter(ticket, deadline):
+                return
+            if ticket not in door.waiting:  # it was refused, and waits for another turn
+                self._wait_at(door, ticket, deadline)
         self._turn_away(door, [ticket])
+        future, _ = door.waiting[ticket]
         if not future.done():
             self.on_queue()
             on_wait()
@@ -112,8 +131,13 @@ class Admission:
 
     def accepted(self, ticket: Ticket) -> None:
         """The task exists and holds its slots."""
-        self._door(ticket).gate.accepted(ticket)
-        self._pump(self._door(ticket))
+        door = self._door(ticket)
+        door.gate.accepted(ticket)
+        self._pump(door)
+
+    def found(self, ticket: Ticket) -> None:
+        """The task was there before, and holds its slots, be it more than there are."""
+        self._door(ticket).gate.found(ticket)
 
     def refused(self, ticket: Ticket, error: ApiError) -> bool:
         """The service is full or was asked too fast: wait for another turn; false when that has lasted too long."""
@@ -142,6 +166,7 @@ class Admission:
     def left(self, ticket: Ticket) -> None:
         """No request of it will be sent, and its slots are free; harmless when they are already."""
         door = self._door(ticket)
+        door.waiting.pop(ticket, None)
         door.gate.left(ticket)
         door.gate.ended(ticket)
         self._pump(door)
@@ -163,6 +188,10 @@ class Admission:
             door = self._doors[ticket.kind] = _Door(Gate(limit=self.limits.get(ticket.kind), probe=self.probe))
         return door
 
+    def _wait_at(self, door: _Door, ticket: Ticket, deadline: Deadline) -> None:
+        door.waiting[ticket] = asyncio.get_running_loop().create_future(), deadline
+        self._pump(door)
+
     def _tell(self, door: _Door, ticket: Ticket, error: KlingError | None) -> None:
         future, _ = door.waiting.get(ticket, (None, NEVER))
         if future is not None and not future.done():
@@ -177,6 +206,8 @@ class Admission:
                 self._tell(door, ticket, asked_too_long(until - now, door.waiting[ticket][1].left(now), door.refusal))
 
     def _pump(self, door: _Door) -> None:
+        if not door.gate.waiting and door.timer is None:
+            return
         for ticket in door.gate.grants(self.clock.now()):
             self._tell(door, ticket, None)
         if door.timer is not None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
 import anyio.to_thread
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from kling_async._clock import Clock, Deadline
 from kling_async._codec import encode, has_local_media, sealed, to_body, to_canonical_json
+from kling_async._descriptors import connections
 from kling_async._fault import KlingError
 from kling_async._gate import Ticket
 from kling_async._pacing import Retry, backoff
@@ -69,7 +71,7 @@ class Receipt:
     snapshot: Snapshot | None = None
     """What the service said of it; `None` when it was bought before."""
     ticket: Ticket | None = None
-    """The slots it holds until it is final."""
+    """The slots it holds until it is final; outside the gate when it was bought before."""
 
 
 @define(eq=False)
@@ -98,6 +100,11 @@ class Order:
     callback_hash: bytes | None = None
     """Of the token under which posts about its task arrive; none when its job has a `callback_url`, or nobody receives."""
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody can have asked for it before."""
+        return self.dedupe is None and self.job.external_task_id is None
+
 
 @define(eq=False, kw_only=True)
 class Buyer:
@@ -113,6 +120,8 @@ class Buyer:
     admission: Admission
     tell: Callable[[Record], None]
     hints: Hints
+    _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
+    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(connections()), init=False)
 
     async def buy(self, order: Order) -> Receipt:
         """Have the order's task created, or find the one it has already.
@@ -120,14 +129,17 @@ class Buyer:
         Raises:
             KlingError: as `KlingSession.submit` says.
         """
-        order.claim = f"{self.memory.owner.id}.{secrets.token_hex(4)}"
+        order.claim = f"{self.memory.owner.id}.{next(self._numbers)}"
         self.memory.at_work.add(order.claim)
         body = encode(order.job, external_task_id=order.key)
-        if has_local_media(body):  # for a prompt the hop into a thread would cost more than the work
+        local = has_local_media(body)
+        if local:  # for a prompt the hop into a thread would cost more than the work
             body = await anyio.to_thread.run_sync(sealed, body)
         asked = to_canonical_json(body)
         capability = None if "callback_url" in body else self.hints.issue()
         order.callback_hash = None if capability is None else capability.digest
+        # In this moment, before anything is written: whoever comes later must not be let in before.
+        at_once = self.admission.enter(order.ticket, order.deadline) and order.is_new and not local
         row = Creation(
             key=order.key,
             dedupe=order.dedupe,
@@ -137,22 +149,28 @@ class Buyer:
             action2=order.job.route.action2,
             request=asked,
             digest=hashlib.sha256(asked.encode()).hexdigest(),
+            state=State.SENDING if at_once else State.PREPARED,
+            attempt=int(at_once),
             owner=order.claim,
             callback_hash=order.callback_hash,
             created_at=self.clock.wall(),
         )
         await self.memory.open()
-        standing, fresh = await self.memory.journal.intend(row)
-        if not fresh:
-            order.key = standing.key
-            known = await self._follow(order, standing)
-            if known is not None:
-                return known
+        if not at_once:
+            standing, fresh = await self.memory.journal.intend(row)
+            if not fresh:
+                self.admission.left(order.ticket)
+                order.ticket, order.key = self.admission.ticket(order.job), standing.key
+                known = await self._follow(order, standing)
+                if known is not None:
+                    return known
         if capability is not None:
-            # After the request was written down: it is the same request under whichever URL its posts arrive.
+            # Not in what is written down: it is the same request under whichever URL its posts arrive.
             self.hints.expect(order.key, capability.digest)
-            body = {**body, "callback_url": capability.url}
-        return await self._send(order, creation(self.base, order.job.route, to_body({**body, "external_task_id": order.key})))
+            body["callback_url"] = capability.url
+        body["external_task_id"] = order.key
+        request = creation(self.base, order.job.route, to_body(body))
+        return await self._send(order, request, row if at_once else None)
 
     def withdraw(self, order: Order, note: str) -> None:
         """The order's owner ends. Nothing is awaited: a second cancel would end that half done."""
@@ -168,11 +186,11 @@ class Buyer:
             order.followed = row.state is State.SENDING
             match row.state:
                 case State.ACCEPTED | State.SUCCEEDED | State.FAILED:
-                    return Receipt(ref=self._ref(order, row.task_id or ""))
+                    return Receipt(ref=self._ref(order, row.task_id or ""), ticket=None if row.state.final else order.ticket)
                 case State.UNKNOWN:
                     order.sent = True  # by somebody, at some time
                     return await self._reconcile(order, row.note or "unknown", age=self.clock.wall() - row.updated_at)
-                case State.PREPARED | State.SENDING if self.memory.is_at_work(row.owner):
+                case State.PREPARED | State.SENDING if await self.memory.is_at_work(row.owner):
                     await self.clock.sleep(_FOLLOW)
                 case State.SENDING:
                     await self.memory.journal.bury(row, State.UNKNOWN)
@@ -182,18 +200,19 @@ class Buyer:
                         return None
             row = await self.memory.journal.get(row.key)
 
-    async def _send(self, order: Order, request: Request) -> Receipt:
+    async def _send(self, order: Order, request: Request, unwritten: Creation | None) -> Receipt:
         failures, once = 0, set[Move]()
-        waiting = Waiting(why="slot", external_task_id=order.key)
-        await self.admission.turn(order.ticket, order.deadline, on_wait=lambda: self.tell(waiting))
+        if unwritten is None:
+            waiting = Waiting(why="slot", external_task_id=order.key)
+            await self.admission.turn(order.ticket, order.deadline, on_wait=lambda: self.tell(waiting))
         while True:
             if request.body is not None and request.body.on_disk:
                 await anyio.to_thread.run_sync(request.body.verify)
-            if not await self.memory.journal.send(order.key, order.claim):
-                msg = f"another session has taken creation {order.key} over; nothing was sent"
-                raise JournalError(msg)
-            order.sends += 1
-            verdict, reply = await self._exchange(order, request)
+            async with self._room:  # before the journal says that it is being sent
+                await self._record_sending(order, unwritten)
+                unwritten = None
+                order.sends += 1
+                verdict, reply = await self._exchange(order, request)
             match verdict:
                 case Accepted():
                     return await self._accepted(order, verdict.snapshot)
@@ -209,11 +228,20 @@ class Buyer:
             if order.deserted or move is Move.GIVE_UP or move in once or failures >= self.retry.attempts:
                 raise await self._rejected(order, error)
             once |= {move} & {Move.ONCE, Move.RESIGN}
-            await self.memory.journal.move(order.key, State.PREPARED, str(error))
+            await self.memory.journal.move(order.key, State.PREPARED, str(error), owner=order.claim)
             if move is Move.RESIGN and reply is not None:
                 self.transport.correct_clock(reply)
             else:
                 await self._wait(order, move, error, failures)
+
+    async def _record_sending(self, order: Order, unwritten: Creation | None) -> None:
+        if unwritten is None:
+            ours = await self.memory.journal.send(order.key, order.claim)
+        else:  # that it is asked for and that it is sent, in one commit (`reliability.md` 3.3)
+            _, ours = await self.memory.journal.intend(unwritten)
+        if not ours:
+            msg = f"another session has taken creation {order.key} over; nothing was sent"
+            raise JournalError(msg)
 
     async def _wait(self, order: Order, move: Move, error: KlingError, failures: int) -> None:
         asked = error.retry_after if isinstance(error, ApiError) else None
@@ -302,7 +330,7 @@ class Buyer:
     async def _record(self, order: Order, state: State, note: str) -> None:
         # The outcome stands whatever the journal says; a row left at `sending` is taken as unknown by whoever finds it.
         try:
-            await self.memory.journal.move(order.key, state, note)
+            await self.memory.journal.move(order.key, state, note, owner=order.claim)
         except JournalError as error:
             _log.error("creation %s is %s, and that was not recorded: %s", order.key, state, error)
 

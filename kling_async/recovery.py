@@ -18,7 +18,19 @@ from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
 from kling_async.observers import Anomaly, Record, Saved
 from kling_async.reconcile import Reconciler
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "ref_of"]
+
+
+def ref_of(row: Creation) -> TaskRef:
+    """The task that the creation came to."""
+    return TaskRef(
+        origin=row.origin,
+        action=row.action,
+        action2=row.action2,
+        task_id=row.task_id or "",
+        external_task_id=row.key,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+    )
 
 
 @define(eq=False)
@@ -33,10 +45,11 @@ class Memory:
     tell: Callable[[Record], None]
     at_work: set[str] = field(factory=set, init=False)
     """The claims of this session's orders that have not ended."""
+    _open: bool = field(default=False, init=False)
 
-    def is_at_work(self, claim: str) -> bool:
+    async def is_at_work(self, claim: str) -> bool:
         """Whether somebody is at the creation that holds this claim."""
-        return claim in self.at_work if claim.startswith(f"{self.owner.id}.") else self.journal.is_alive(claim.partition(".")[0])
+        return claim in self.at_work if claim.startswith(f"{self.owner.id}.") else await self.journal.is_alive(claim.partition(".")[0])
 
     async def open(self) -> None:
         """Open the journal and make this session's claim in it.
@@ -44,15 +57,17 @@ class Memory:
         Raises:
             JournalError: the file cannot be opened, or is no journal of ours.
         """
-        await self.journal.open()
+        if not self._open:
+            await self.journal.open()
         try:
             self.owner.claim()
         except OSError as error:
             msg = f"journal {self.journal.path}: cannot make a file beside it: {error.strerror or type(error).__name__}"
             raise JournalError(msg) from None
+        self._open = True
 
-    async def unfinished(self) -> list[TaskRef]:
-        """Every task that is not final, after asking for what is unknown; what was never sent is withdrawn.
+    async def unfinished(self) -> list[Creation]:
+        """All that came to a task which is not final, after asking for what is unknown; what was never sent is withdrawn.
 
         All are asked for at the same time, each until the window since it was sent has passed: what died long ago is
         looked up once, and no number of creations makes it longer than that window and the look-ups themselves.
@@ -60,7 +75,7 @@ class Memory:
         await self.open()
         rows = await self.journal.open_rows(self.account, self.origin)
         found = await asyncio.gather(*map(self._taken_over, rows))
-        return [ref for ref in found if ref is not None]
+        return [row for row in found if row is not None]
 
     async def unknowns(self) -> list[Creation]:
         """What nobody knows the outcome of."""
@@ -68,23 +83,22 @@ class Memory:
         return [row for row in rows if row.state is State.UNKNOWN]
 
     async def expected(self) -> list[Creation]:
-        """What is unfinished and was there before this process, as far as there is a file to tell."""
-        return [] if self.journal.path is None else await self.journal.open_rows(self.account, self.origin)
+        """What is unfinished and was there before this process, as far as there is a record to tell."""
+        return [] if not self.journal.lasting else await self.journal.open_rows(self.account, self.origin)
 
-    async def find(self, key: str) -> TaskRef | None:
-        """The task that was created under that key, asking for it when that is unknown."""
+    async def find(self, key: str) -> Creation | None:
+        """The creation under that key if it came to a task, asking for it when that is unknown."""
         await self.open()
         return await self._taken_over(await self.journal.get(key))
 
-    async def adopt(self, key: str, task_id: str) -> TaskRef:
+    async def adopt(self, key: str, task_id: str) -> Creation:
         """Take a user's word for it."""
-        ref = _ref(await self.journal.get(key), task_id)
         await self.journal.accept(key, task_id)
-        known = (await self.journal.get(key)).task_id
-        if known != task_id:
-            msg = f"creation {key} is task {known} already, not {task_id}"
+        row = await self.journal.get(key)
+        if row.task_id != task_id:
+            msg = f"creation {key} is task {row.task_id} already, not {task_id}"
             raise JournalError(msg)
-        return ref
+        return row
 
     async def abandon(self, key: str) -> None:
         """Take a user's word that nothing came of it."""
@@ -120,9 +134,9 @@ class Memory:
             self.tell(Anomaly(what="journal", detail=str(error), ref=ref))
             return False
 
-    async def _taken_over(self, row: Creation) -> TaskRef | None:
+    async def _taken_over(self, row: Creation) -> Creation | None:
         last = row.updated_at
-        if not self.is_at_work(row.owner):
+        if not await self.is_at_work(row.owner):
             if row.state is State.PREPARED:
                 await self.journal.bury(row, State.WITHDRAWN)
             elif row.state is State.SENDING:
@@ -130,29 +144,18 @@ class Memory:
                 row = await self.journal.get(row.key)
         return await self._settled(row, age=self.reconciler.clock.wall() - last)
 
-    async def _settled(self, row: Creation, *, age: float) -> TaskRef | None:
+    async def _settled(self, row: Creation, *, age: float) -> Creation | None:
         if row.state is State.UNKNOWN:
             found = await self.reconciler.search(row.key, Route(action=row.action, action2=row.action2), age=age)
             if found is None:
                 return None
             await self.journal.accept(row.key, found.task_id)
-            return _ref(row, found.task_id)
-        return None if row.task_id is None else _ref(row, row.task_id)
+            return await self.journal.get(row.key)
+        return None if row.task_id is None else row
 
 
 def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100  the caller's directory may change later
-
-
-def _ref(row: Creation, task_id: str) -> TaskRef:
-    return TaskRef(
-        origin=row.origin,
-        action=row.action,
-        action2=row.action2,
-        task_id=task_id,
-        external_task_id=row.key,
-        created_at=datetime.fromtimestamp(row.created_at, UTC),
-    )
 
 
 def _summary(snapshot: Snapshot) -> str:

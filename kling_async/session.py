@@ -16,7 +16,8 @@ from kling_async._binding import Binding
 from kling_async._capability import Callbacks
 from kling_async._clock import Clock, Deadline, SystemClock
 from kling_async._fault import ConfigurationError, InvalidRefError
-from kling_async._pacing import Polling, Retry, check_timeout, pace_for
+from kling_async._gate import Place, Ticket
+from kling_async._pacing import Paces, Polling, Retry, check_timeout
 from kling_async._profile import Profile, address_from, on_loopback, origin_of, profile_named
 from kling_async._watch import Watch, snapshot_from
 from kling_async.admission import Admission, limits_from
@@ -25,7 +26,9 @@ from kling_async.files import Files
 from kling_async.hints import Hints
 from kling_async.hosts import Hosts
 from kling_async.jobs import Job
-from kling_async.journal import Journal
+from kling_async.journal import Creation, Journal
+from kling_async.learning import Learning
+from kling_async.lists import Lists
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Audience, Observer, StatusChange
 from kling_async.orders import Orders
@@ -34,7 +37,7 @@ from kling_async.poller import Poller
 from kling_async.purchase import Buyer, Receipt
 from kling_async.reader import Reader
 from kling_async.reconcile import Reconciler
-from kling_async.recovery import Memory
+from kling_async.recovery import Memory, ref_of
 from kling_async.saving import Saving
 from kling_async.settling import Settling
 from kling_async.tasks import TaskHandle
@@ -66,8 +69,8 @@ class KlingSession(Verbs, Saving, Settling):
         retry: how what is provably harmless is tried again.
         in_flight: tasks that may run at once, one number for each kind (`video`, `image`, `try_on`) or one
             per kind; an image task counts as `n`. `None` learns it from the service's refusals.
-        journal: where creations are recorded so that they survive this process: a path, or a `Journal`,
-            which is never closed here. `None` records in memory only.
+        journal: where creations are recorded so that they survive this process: a path, or a `Journal`, such
+            as a `PostgresJournal`, which is never closed here. `None` records in memory only.
         http: an `aiohttp.ClientSession` to read with; never closed here. Paid requests and downloads
             use connections of their own.
         observers: called with a frozen record of every exchange, change, wait and anomaly, in place of the
@@ -116,10 +119,13 @@ class KlingSession(Verbs, Saving, Settling):
         self._transport = Transport(credentials=credentials, clock=self._clock, injected=http, trust_env=trust_env)
         self._hosts = Hosts(trust_env=trust_env, public_only=not on_loopback(self._base))
         self._admission = Admission(self._clock, random.random, limits_from(in_flight), retry.probe)
-        self._reader = Reader(self._transport, self._base, self._clock, self._audience.tell, self._binding.check)
+        self._reader = Reader(self._transport, self._base, self._clock, self._audience, self._binding.check)
         wanted = lambda: self._admission.queued > 0  # noqa: E731  reads better than a method of its own
         tell = self._audience.tell
-        self._poller = Poller(self._reader.look, self._clock, random.random, self._binding.check, wanted, self._on_news, tell)
+        lists = Lists(self._transport, self._base, self._clock, self._audience, self._binding.check, self._profile.list_size)
+        lists_or_none, rate = lists if self._profile.lists else None, self._polling.max_rate
+        check = self._binding.check
+        self._poller = Poller(self._reader.look, self._clock, random.random, check, wanted, self._on_news, tell, lists_or_none, rate)
         self._admission.on_queue = self._poller.look_after_slots
         reconciler = Reconciler(self._transport.read, self._profile, self._base, retry, self._clock)
         owner, account = self._journal.owner(), fingerprint(credentials)
@@ -144,9 +150,11 @@ class KlingSession(Verbs, Saving, Settling):
             tell=self._audience.tell,
             hints=self._hints,
         )
+        self._learning = Learning(Paces(self._polling), self._journal, self._origin, self._clock, random.random, self._audience.tell)
         self._orders = Orders(buyer, self._admission, self._clock, self._keep_orphan)
         self._files = Files(self._hosts, self._clock, self._audience.tell, self._memory.keep, self._memory.lacks)
-        self._watches: WeakValueDictionary[tuple[str, str], Watch] = WeakValueDictionary()
+        self._save = self._files.save  # one for all handles: a bound method is as large as a handle
+        self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._orphans: list[TaskRef] = []
 
     async def __aenter__(self) -> Self:
@@ -179,6 +187,7 @@ class KlingSession(Verbs, Saving, Settling):
                 # Before the journal: what is still under way ends with its connection, and that is recorded.
                 await self._transport.aclose()
                 await self._hosts.aclose()
+                await self._learning.aclose()
                 if self._closes_journal:
                     await self._journal.aclose()
                 self._memory.owner.release()
@@ -284,18 +293,31 @@ class KlingSession(Verbs, Saving, Settling):
     async def _bought(self, job: Job[Any], dedupe: str | None, deadline: Deadline) -> Watch:
         self._hints.vet(job)
         try:
-            return self._follow(await self._orders.submit(job, dedupe=dedupe, deadline=deadline))
+            return self._follow(await self._orders.submit(job, dedupe=dedupe, deadline=deadline), job)
         except SubmitOutcomeUnknown as error:
             raise error.asking(self.reconcile) from None
 
     def _handle(self, watch: Watch) -> TaskHandle[Any]:
-        return TaskHandle(watch, self._poller, self._files.save)
+        return TaskHandle(watch, self._poller, self._save)
 
-    def _follow(self, receipt: Receipt) -> Watch:
-        watch = self._watch(receipt.ref, receipt.snapshot)
-        if (ticket := receipt.ticket) is not None:
-            self._poller.hold(watch, lambda: self._admission.left(ticket))
+    def _follow(self, receipt: Receipt, job: Job[Any] | None = None) -> Watch:
+        watch = self._watch(receipt.ref, receipt.snapshot, job)
+        if receipt.ticket is not None:
+            self._hold(watch, receipt.ticket)
         return watch
+
+    def _resume(self, row: Creation) -> TaskHandle[Any]:
+        watch = self._watch(ref_of(row), asked=row)
+        if not row.state.final and (ticket := self._admission.ticket_of(row)) is not None:
+            self._hold(watch, ticket)
+        return self._handle(watch)
+
+    def _hold(self, watch: Watch, ticket: Ticket) -> None:
+        if ticket.place is Place.OUTSIDE:  # of a task that was bought before
+            if watch.done or self._poller.holds(watch):
+                return
+            self._admission.found(ticket)
+        self._poller.hold(watch, lambda: self._admission.left(ticket))
 
     async def _on_news(self, watch: Watch, before: Snapshot | None) -> None:
         now = watch.snapshot
@@ -305,17 +327,18 @@ class KlingSession(Verbs, Saving, Settling):
             self._audience.tell(StatusChange(ref=watch.ref, before=before.status if before else None, after=now.status))
         if watch.done:
             self._hints.over(watch.ref.external_task_id)
+            self._learning.ended(watch)
             await self._memory.finish(watch.ref, now, str(watch.failure or ""))
 
-    def _watch(self, ref: TaskRef, snapshot: Snapshot | None = None) -> Watch:
-        watch = self._watches.get((ref.route, ref.task_id))
+    def _watch(self, ref: TaskRef, snapshot: Snapshot | None = None, asked: Job[Any] | Creation | None = None) -> Watch:
+        key, apart = ref.task_id, f"{ref.route}/{ref.task_id}"
+        watch = self._watches.get(key)
+        if watch is None or watch.ref.route != ref.route:  # ids of two routes may be the same
+            key = key if watch is None else apart
+            watch = self._watches.get(apart)
         if watch is None:
-            usual = pace_for(self._polling, ref.action, ref.action2)
-            pace = pace_for(self._polling, ref.action, ref.action2, called=self._hints.expects(ref.external_task_id))
-            watch = Watch(ref=ref, pace=pace, pace_at_end=usual, polling=self._polling, snapshot=snapshot)
-            if snapshot is not None:
-                watch.begin(self._clock.now(), random.random())  # noqa: S311  spreads looks in time, guards nothing
-            self._watches[ref.route, ref.task_id] = watch
+            watch = self._learning.watch(ref, asked, snapshot, called=self._hints.expects(ref.external_task_id))
+            self._watches[key] = watch
             self._hints.meet(watch)
         return watch
 

@@ -15,27 +15,28 @@ __all__ = ["Settling"]
 
 
 class Settling:
-    """For whoever buys, remembers, and can attach to a task."""
+    """For whoever buys, remembers, and can follow a task."""
 
     _binding: Binding
     _memory: Memory
     _orders: Orders
     _orphans: list[TaskRef]
 
-    def attach(self, ref: TaskRef | str) -> TaskHandle[tuple[Any, ...]]:
-        """A handle for a task made earlier or elsewhere."""
+    def _resume(self, row: Creation) -> TaskHandle[tuple[Any, ...]]:
+        """A handle for the task of a creation that the journal remembers; it holds its slots until its end."""
         raise NotImplementedError
 
     async def recover(self) -> tuple[TaskHandle[tuple[Any, ...]], ...]:
         """Handles for all that the journal says is unfinished, after asking for what is unknown where that is possible.
 
-        What was never sent is withdrawn. What stays unknown is listed by `unknowns`.
+        What was never sent is withdrawn. What stays unknown is listed by `unknowns`. The tasks hold their slots: until they
+        have ended, creations of this session wait as if they had been bought by it, whether anyone awaits the handles or not.
 
         Raises:
             JournalError: the journal cannot be read.
         """
         self._binding.check()
-        return tuple(map(self.attach, await self._memory.unfinished()))
+        return tuple(map(self._resume, await self._memory.unfinished()))
 
     async def reconcile(self, external_task_id: str) -> TaskHandle[tuple[Any, ...]] | None:
         """The task that was created under that key; `None` while nobody can tell.
@@ -47,8 +48,8 @@ class Settling:
         """
         self._binding.check()
         await self._orders.settling(external_task_id)
-        ref = await self._memory.find(external_task_id)
-        return None if ref is None else self.attach(ref)
+        row = await self._memory.find(external_task_id)
+        return None if row is None else self._resume(row)
 
     async def unknowns(self) -> tuple[Creation, ...]:
         """Creations of which nobody knows whether they were accepted, with all that is known of them."""
@@ -62,7 +63,7 @@ class Settling:
             JournalError: the journal knows no such key.
         """
         self._binding.check()
-        return self.attach(await self._memory.adopt(external_task_id, task_id))
+        return self._resume(await self._memory.adopt(external_task_id, task_id))
 
     async def abandon(self, external_task_id: str) -> None:
         """Settle an unknown by hand: you are sure that the service has no such task. The same `dedupe` may be bought again then.

@@ -8,8 +8,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from attrs import define, field
 
@@ -18,8 +19,11 @@ from kling_async._codec import encode, to_canonical_json
 from kling_async.emulator import Emulator
 from kling_async.errors import JournalError
 from kling_async.jobs import Text2Video
-from kling_async.journal import Creation, Journal, State
+from kling_async.journal import Creation, Journal, PostgresJournal, State
 from kling_async.session import KlingSession
+from kling_async.testing import assert_bought_once
+
+T = TypeVar("T")
 
 ROUTE: Final = "videos/text2video"
 FOX: Final = Text2Video(prompt="a fox", external_task_id="ka-fox")
@@ -59,6 +63,11 @@ def said(process: subprocess.Popen[str]) -> list[str]:
     return out.split()
 
 
+async def with_file(journal: Journal, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Do something with SQLite's own connection, in the journal's thread."""
+    return await journal._writer.run(cast("Callable[[Any], T]", work))
+
+
 class Told(list[Any]):
     """A list that tells when something is added."""
 
@@ -71,13 +80,25 @@ class Told(list[Any]):
         self.told.set()
 
 
-def session(emulator: Emulator, journal: Journal | Path | None = None, **options: Any) -> KlingSession:
+Place = Path | str
+"""Where a journal is: a file, or what PostgreSQL calls a connection string."""
+
+
+def at(place: Place) -> Journal:
+    """The journal there."""
+    return Journal(place) if isinstance(place, Path) else PostgresJournal(place)
+
+
+def session(emulator: Emulator, journal: Journal | Place | None = None, **options: Any) -> KlingSession:
     """A session with the emulator, of the emulator's kind."""
-    return KlingSession(
+    kling = KlingSession(
         emulator.api_key,
         base_url=emulator.url,
-        **{"profile": emulator.health["profile"], "journal": journal, "observers": [bool], **options},
+        journal=at(journal) if isinstance(journal, str) else journal,
+        **{"profile": emulator.health["profile"], "observers": [bool], **options},
     )
+    kling._closes_journal = not isinstance(journal, Journal)
+    return kling
 
 
 def posts(emulator: Emulator) -> int:
@@ -90,6 +111,28 @@ async def bought(emulator: Emulator) -> str:
     tasks = emulator.log.tasks = Told()
     await tasks.told.wait()
     return str(tasks[0].id)
+
+
+def impatient(journal: Journal) -> None:
+    """Give it no time to wait for a server."""
+    journal._writer.database.patience = 0.1
+
+
+async def recorded(journal: Journal, key: str) -> None:
+    """Come back as soon as there is such a creation."""
+    for _ in range(1000):
+        if key in {row.key for row in await journal.rows()}:
+            return
+    raise AssertionError
+
+
+async def bought_once(emulator: Emulator, journal: Journal) -> None:
+    """What must hold whatever happened: one request for each key, and every task known."""
+    for task in emulator.log.tasks:
+        assert task.external_task_id is not None
+        assert_bought_once(emulator, task.external_task_id)
+        assert len(emulator.log.posts_for(task.external_task_id)) == 1
+        assert (await journal.get(task.external_task_id)).task_id == task.id
 
 
 @define(eq=False)
@@ -156,4 +199,4 @@ async def filled(journal: Journal, many: int, *, unfinished: int) -> None:
         db.execute(f"INSERT INTO creation ({names}) {numbers} SELECT {row} FROM n")
         db.execute(f"INSERT INTO event (key, at, to_state, note) {numbers} SELECT 'ka-' || i, i, 'accepted', '' FROM n")
 
-    await journal._writer.run(work)
+    await with_file(journal, work)

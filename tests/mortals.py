@@ -136,7 +136,7 @@ class Process:
             os.close(owner._descriptor)
         kling._binding.closed = kling._poller._closed = True
         kling._admission.close()
-        tasks = {*kling._orders._owners.values(), *kling._poller._workers, *(call.task for call in self.calls)}
+        tasks = {*kling._orders._owners.values(), *kling._poller._crew._workers, *(call.task for call in self.calls)}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -109,6 +109,8 @@ class Job(Checked, Generic[R]):
     """The name of the session's method and of the command."""
     route: ClassVar[Route]
     kind: ClassVar[Kind]
+    counted: ClassVar[str] = ""
+    """The field that says how many tasks it counts as, where that is not one."""
 
     callback_url: str | None = field(
         default=None,
@@ -139,7 +141,13 @@ class Job(Checked, Generic[R]):
     @property
     def slots(self) -> int:
         """How many tasks it counts as, against the account's limit of tasks at a time."""
-        return 1
+        return self.slots_of({self.counted: getattr(self, self.counted, None), **self.extra}) if self.counted else 1
+
+    @classmethod
+    def slots_of(cls, request: Mapping[str, Any]) -> int:
+        """The same for a request as it was sent."""
+        many = request.get(cls.counted) if cls.counted else None
+        return many if isinstance(many, int) and many > 0 else 1
 
     def _faults(self) -> Iterator[Fault]:
         if "external_task_id" in self.extra:
@@ -156,18 +164,25 @@ def exclusive(instance: Checked, *names: str) -> Iterator[Fault]:
 
 def _model_faults(job: Job[Any]) -> Iterator[Fault]:
     """Fields that the job's model is known not to take, or not in the job's mode."""
-    rules: dict[str, Any] = {attribute.name: attribute.validator for attribute in fields(type(job))}
     model = getattr(job, "model_name", None)
-    if model is None or model not in rules["model_name"].choices:
+    if model is None:
+        return
+    kind: Any = type(job)
+    rules = _rules(kind)
+    if model not in rules["model_name"].choices:
         return
     # Not said is `std` (`api.md` 3.3); a mode that nobody knows yet may be able to do anything.
     mode = getattr(job, "mode", None) or "std"
     for name, rule in rules.items():
-        value = getattr(job, name)
-        if not rule.models or value is None or value is False:
+        if not rule.models or (value := getattr(job, name)) is None or value is False:
             continue
         modes = rule.models.get(model)
         if modes is None:
             yield name, f"is not for {model}, only for {', '.join(rule.models)}"
         elif modes and mode in {"std", "pro"} and mode not in modes:
             yield name, f"needs mode={' or '.join(map(repr, modes))} with {model}"
+
+
+@functools.cache
+def _rules(cls: type[Job[Any]]) -> dict[str, Any]:
+    return {attribute.name: attribute.validator for attribute in fields(cls)}

@@ -15,6 +15,7 @@ from kling_async.media import Blob, File, Media, MediaLike
 _LARGEST_ID: Final = 2**63 - 1
 """Element ids are a `long` (`api.md` 2.4)."""
 _DEEPEST: Final = 64
+_NOTHING: Final = "{}"
 
 
 @frozen(eq=False, repr=False)
@@ -25,24 +26,29 @@ class Extra(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         """The value; a fresh one each time."""
-        return json.loads(self.text)[key]
+        return self._fields()[key]
 
     def __iter__(self) -> Iterator[str]:
         """The names, in the order given."""
-        return iter(json.loads(self.text))
+        return iter(self._fields())
 
     def __len__(self) -> int:
         """How many names."""
-        return len(json.loads(self.text))
+        return len(self._fields())
 
     def __repr__(self) -> str:
         """The names only: nobody can know whether a value is a secret."""
         return f"<extra: {', '.join(self) or 'nothing'}>"
 
+    def _fields(self) -> dict[str, Any]:
+        return {} if self.text == _NOTHING else dict(json.loads(self.text))
+
 
 def frozen_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A copy that nobody can change, provided that it is JSON."""
-    return value if isinstance(value, Extra) else Extra(_json_text(value))
+    if isinstance(value, Extra):
+        return value
+    return Extra(_NOTHING if isinstance(value, dict) and not value else _json_text(value))
 
 
 def seconds(value: float | str) -> int:

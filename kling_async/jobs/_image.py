@@ -30,6 +30,7 @@ class GenerateImage(Job[tuple[Image, ...]]):
     verb: ClassVar[str] = "generate_image"
     route: ClassVar[Route] = Route(action="images", action2="generations")
     kind: ClassVar[Kind] = "image"
+    counted: ClassVar[str] = "n"
 
     prompt: str = field(validator=Text("What the picture shows: up to 2500 characters.", longest=2500))
     model_name: ImageModel | str | None = field(
@@ -59,11 +60,6 @@ class GenerateImage(Job[tuple[Image, ...]]):
     n: int | None = field(default=None, validator=Number("How many pictures, from 1 to 9; each takes a slot.", low=1, high=9, whole=True))
     aspect_ratio: ImageRatio | str | None = field(default=None, validator=Word("Width to height.", choices=get_args(ImageRatio)))
     watermark_info: bool | None = field(default=None, validator=Flag("Whether to make copies with a watermark as well (watermark_url)."))
-
-    @property
-    def slots(self) -> int:
-        """One per picture."""
-        return self.n or 1
 
     def _faults(self) -> Iterator[Fault]:
         yield from super()._faults()

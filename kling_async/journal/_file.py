@@ -10,15 +10,57 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
+from attrs import define, field
+
 from kling_async.errors import JournalError
+from kling_async.journal._database import OWN, Item, do
 from kling_async.journal._rows import SCHEMA, VERSION
 
-__all__ = ["copy_database", "open_database"]
+__all__ = ["FileDatabase", "copy_database", "open_database"]
 
 _APPLICATION: Final = 0x4B4C494E
 """Marks the file as ours ("KLIN"), in the place that SQLite keeps for that."""
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_SIZE: Final = 100
+_PATIENCE: Final = 5.0
+_OWN: Final = (*OWN, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+
+
+@define(eq=False)
+class FileDatabase:
+    """SQLite, in a file or in memory. Opened with the first work."""
+
+    path: str | None
+    """`None` keeps everything in memory."""
+    patience: float = _PATIENCE
+    beat: None = field(default=None, init=False)
+    _connection: sqlite3.Connection | None = field(default=None, init=False)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether there is a file."""
+        return self.path is not None
+
+    def commit(self, batch: list[Item]) -> None:
+        """Do the works in one transaction."""
+        trouble = ""
+        try:
+            # What keeps it from opening may pass, as a full disk does: each batch tries anew.
+            if self._connection is None:
+                self._connection = open_database(self.path, self.patience)
+            _commit(self._connection, batch)
+        except JournalError as error:
+            trouble = str(error)
+        except sqlite3.Error as error:
+            trouble = f"journal {self.path or 'in memory'}: {error}"
+        if trouble:
+            for item in batch:
+                item.result, item.error = None, JournalError(trouble)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 def open_database(path: str | None, patience: float) -> sqlite3.Connection:
@@ -45,7 +87,28 @@ def open_database(path: str | None, patience: float) -> sqlite3.Connection:
         raise JournalError(f"journal {path!r}: {error}") from None
 
 
-def copy_database(path: str, target: str, patience: float) -> None:
+def _commit(connection: sqlite3.Connection, batch: list[Item]) -> None:
+    # NORMAL may lose the last commits with the power; FULL may not (`reliability.md` 3.3, 3.4).
+    connection.execute(f"PRAGMA synchronous = {'FULL' if any(item.durable for item in batch) else 'NORMAL'}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        try:
+            for item in batch:
+                item.result = item.work(connection)
+        except _OWN:
+            # Somebody's own fault: all again, each with a savepoint of its own, from which most groups are spared.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            for item in batch:
+                do(connection, item, _OWN)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def copy_database(path: str, target: str) -> None:
     """What is committed at `path` in this moment, as a new file; neither waits for writers nor holds them up.
 
     Raises:
@@ -54,7 +117,7 @@ def copy_database(path: str, target: str, patience: float) -> None:
     try:
         with (
             _aside(Path(target)) as temporary,
-            contextlib.closing(_read_only(path, patience)) as source,
+            contextlib.closing(_read_only(path, _PATIENCE)) as source,
             contextlib.closing(sqlite3.connect(temporary)) as copy,
         ):
             source.backup(copy)  # in one step, which is one moment of the source

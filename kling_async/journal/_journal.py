@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
+from collections.abc import Mapping
 from typing import Any, Final, Self
 
 import anyio.to_thread
@@ -13,22 +13,16 @@ from attrs.converters import optional
 
 from kling_async._fault import ConfigurationError
 from kling_async.errors import InvalidJobError, JournalError
-from kling_async.journal._file import copy_database
+from kling_async.journal._database import Transaction
+from kling_async.journal._file import FileDatabase, copy_database
+from kling_async.journal._moves import ARTIFACT, LEARNT, SELECT, asked, found, get, insert, move, prune, put, record, standing
 from kling_async.journal._owners import Owner, is_alive
-from kling_async.journal._rows import ARTIFACT_COLUMNS, COLUMNS, MOVES, UNFINISHED, Artifact, Creation, State, creation_of
+from kling_async.journal._rows import ARTIFACT_COLUMNS, UNFINISHED, Artifact, Creation, State, creation_of
 from kling_async.journal._writer import Writer
 
 __all__ = ["Journal"]
 
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM creation"  # noqa: S608  constants of this package
-_INSERT = f"INSERT INTO creation ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
-_ARTIFACT: Final = f"INSERT OR REPLACE INTO artifact ({', '.join(ARTIFACT_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-# No creation changes before it is made: the index by the one time finds what is old by the other.
-_OLD = f"SELECT key FROM creation WHERE created_at < ? AND updated_at < ? AND NOT {UNFINISHED} ORDER BY created_at LIMIT ?"  # noqa: S608
-
 _KEPT: Final = 45 * 86400.0
-_PRUNED_AT_ONCE: Final = 500
-"""Creations; a purchase waits for no more than these to be deleted."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -51,7 +45,7 @@ class Journal:
     _writer: Writer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._writer = Writer(self.path)
+        self._writer = Writer(FileDatabase(self.path))
 
     async def __aenter__(self) -> Self:
         """Open the file, so that trouble shows now."""
@@ -72,8 +66,13 @@ class Journal:
 
     @property
     def in_use(self) -> bool:
-        """Whether it has been opened, or keeps a file that should be."""
-        return self.path is not None or self._writer.started
+        """Whether it has been opened, or outlives the process and so should be."""
+        return self.lasting or self._writer.started
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what it holds outlives the process."""
+        return self._writer.database.lasting
 
     async def aclose(self) -> None:
         """Write what is queued and let go of the file."""
@@ -83,7 +82,7 @@ class Journal:
         """A new claim, for one session."""
         return Owner(self.path)
 
-    def is_alive(self, owner: str) -> bool:
+    async def is_alive(self, owner: str) -> bool:
         """Whether the session of that claim still runs."""
         return is_alive(self.path, owner)
 
@@ -94,14 +93,13 @@ class Journal:
             InvalidJobError: its `dedupe` or `external_task_id` was used for another request, or one without the other.
         """
 
-        def work(db: sqlite3.Connection) -> tuple[Creation, bool]:
-            by_key = _found(db, "key = ?", creation.key)
-            by_word = _found(db, "account = ? AND dedupe = ?", creation.account, creation.dedupe)  # no word is equal to none
-            known = by_word or by_key
-            if known is None:
-                _insert(db, creation)
+        def work(db: Transaction) -> tuple[Creation, bool]:
+            if insert(db, creation):
                 return creation, True
-            if _asked(known) != _asked(creation):
+            by_key = found(db, "key = ?", creation.key)
+            by_word = found(db, "account = ? AND dedupe = ?", creation.account, creation.dedupe)  # no word is equal to none
+            known = by_word or get(db, creation.key)
+            if asked(known) != asked(creation):
                 raise InvalidJobError("dedupe" if creation.dedupe else "external_task_id", "it was used for another request before")
             if by_key is not None and creation.dedupe not in {None, by_key.dedupe}:
                 if by_word is not None or by_key.dedupe is not None:
@@ -114,27 +112,26 @@ class Journal:
     async def claim(self, row: Creation, owner: str, *, callback_hash: bytes | None = None) -> bool:
         """Take over what nobody is sending, as it was seen; false when somebody else was faster."""
 
-        def work(db: sqlite3.Connection) -> bool:
-            now = _get(db, row.key)
+        def work(db: Transaction) -> bool:
+            now = get(db, row.key)
             if now.state is State.SENDING or (now.state, now.owner) != (row.state, row.owner):
                 return False
             db.execute("UPDATE creation SET callback_hash = ? WHERE key = ?", (callback_hash, row.key))
             if now.state is State.PREPARED:
                 db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, row.key))
                 return True
-            return _move(db, row.key, State.PREPARED, owner=owner, note="asked for again")
+            return move(db, row.key, State.PREPARED, owner=owner, note="asked for again")
 
         return await self._writer.run(work)
 
     async def send(self, key: str, owner: str) -> bool:
         """From `prepared` to `sending` (W2), durably; false when the creation is no longer this owner's to send."""
 
-        def work(db: sqlite3.Connection) -> bool:
-            row = _get(db, key)
+        def work(db: Transaction) -> bool:
+            row = get(db, key)
             if row.state is not State.PREPARED or row.owner != owner:
                 return False
-            _move(db, key, State.SENDING)
-            db.execute("UPDATE creation SET attempt = attempt + 1 WHERE key = ?", (key,))
+            put(db, key, row.state, State.SENDING, "", attempt=row.attempt + 1)
             return True
 
         return await self._writer.run(work)
@@ -142,16 +139,13 @@ class Journal:
     async def accept(self, key: str, task_id: str) -> str | None:
         """The task exists (W3). Unconditional, for an id is a fact; gives the key of another creation with the same id."""
 
-        def work(db: sqlite3.Connection) -> str | None:
-            row = _get(db, key)
-            if row.state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
-                db.execute("UPDATE creation SET task_id = ? WHERE key = ?", (task_id, key))
-                _put(db, key, row.state, State.ACCEPTED, "")
-            elif row.task_id != task_id:
-                _record(db, key, row.state, row.state, f"said to be task {task_id}, too")
-            twin = db.execute(
-                "SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (row.account, task_id, key)
-            ).fetchone()
+        def work(db: Transaction) -> str | None:
+            state, known, account = standing(db, key)
+            if state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
+                put(db, key, state, State.ACCEPTED, "", task_id=task_id)
+            elif known != task_id:
+                record(db, key, state, state, f"said to be task {task_id}, too")
+            twin = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (account, task_id, key)).fetchone()
             return None if twin is None else str(twin[0])
 
         return await self._writer.run(work)
@@ -159,42 +153,45 @@ class Journal:
     def withdraw(self, key: str, owner: str, state: State, note: str) -> None:
         """Move a creation on if it is still this owner's, without waiting: what is queued is written whatever becomes of the caller."""
 
-        def work(db: sqlite3.Connection) -> None:
-            if _get(db, key).owner == owner:
-                _move(db, key, state, note=note)
+        def work(db: Transaction) -> None:
+            if get(db, key).owner == owner:
+                move(db, key, state, note=note)
 
         self._writer.put(work)
 
-    async def move(self, key: str, state: State, note: str = "") -> bool:
-        """Move a creation on, durably; false when it was past that."""
-        return await self._writer.run(lambda db: _move(db, key, state, note=note))
+    async def move(self, key: str, state: State, note: str = "", *, owner: str | None = None) -> bool:
+        """Move a creation on, durably; false when it was past that, or is not that owner's any more."""
+
+        def work(db: Transaction) -> bool:
+            return owner in {None, get(db, key).owner} and move(db, key, state, note=note)
+
+        return await self._writer.run(work)
 
     async def bury(self, row: Creation, state: State) -> bool:
         """Move on what a dead session left; false when it is not as it was seen any more, for others may be at it by now."""
 
-        def work(db: sqlite3.Connection) -> bool:
-            now = _get(db, row.key)
-            return (now.state, now.owner) == (row.state, row.owner) and _move(db, row.key, state, note="its session died")
+        def work(db: Transaction) -> bool:
+            now = get(db, row.key)
+            return (now.state, now.owner) == (row.state, row.owner) and move(db, row.key, state, note="its session died")
 
         return await self._writer.run(work)
 
     async def finish(self, account: str, task_id: str, state: State, *, note: str = "", result: str | None = None) -> None:
         """The task is final (W5)."""
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: Transaction) -> None:
             rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
             for (key,) in rows:
-                if _move(db, key, state, note=note):
-                    db.execute("UPDATE creation SET result = ? WHERE key = ?", (result, key))
+                move(db, key, state, note=note, result=result)
 
         await self._writer.run(work)
 
     async def keep(self, account: str, task_id: str, artifact: Artifact) -> None:
         """A file of that task is whole and has its name (W6); its `key` is found here. Of a task made elsewhere nothing is recorded."""
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: Transaction) -> None:
             rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
-            db.executemany(_ARTIFACT, [(key, *(getattr(artifact, name) for name in ARTIFACT_COLUMNS[1:])) for (key,) in rows])
+            db.executemany(ARTIFACT, [(key, *(getattr(artifact, name) for name in ARTIFACT_COLUMNS[1:])) for (key,) in rows])
 
         await self._writer.run(work)
 
@@ -203,7 +200,7 @@ class Journal:
         known = "SELECT 1 FROM artifact WHERE key = creation.key AND idx = ?"
         sql = f"SELECT 1 FROM creation WHERE account = ? AND task_id = ? AND NOT EXISTS ({known})"  # noqa: S608  constants of this package
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: Transaction) -> bool:
             return db.execute(sql, (account, task_id, idx)).fetchone() is not None
 
         return await self._writer.run(work, durable=False)
@@ -212,10 +209,20 @@ class Journal:
         """The files that hold the result of that creation, in the order of its entries."""
         sql = f"SELECT {', '.join(ARTIFACT_COLUMNS)} FROM artifact WHERE key = ? ORDER BY idx"  # noqa: S608  constants of this package
 
-        def work(db: sqlite3.Connection) -> list[Artifact]:
+        def work(db: Transaction) -> list[Artifact]:
             return [Artifact(**dict(zip(ARTIFACT_COLUMNS, row, strict=True))) for row in db.execute(sql, (key,))]
 
         return await self._writer.run(work, durable=False)
+
+    async def learnt(self, origin: str, *, most: int = 128) -> dict[str, str]:
+        """What is known of how long tasks take at that gateway, by kind: what was learnt last, and no more than `most`."""
+        sql = "SELECT kind, learnt FROM pace WHERE origin = ? ORDER BY updated_at DESC LIMIT ?"
+        return await self._writer.run(lambda db: dict(db.execute(sql, (origin, most)).fetchall()), durable=False)
+
+    async def learn(self, origin: str, texts: Mapping[str, str]) -> None:
+        """Keep what is known now of how long tasks of those kinds take."""
+        rows = [(origin, kind, text, time.time()) for kind, text in texts.items()]
+        await self._writer.run(lambda db: db.executemany(LEARNT, rows) and None, durable=False)
 
     async def get(self, key: str) -> Creation:
         """The creation under that key.
@@ -223,16 +230,16 @@ class Journal:
         Raises:
             JournalError: there is none.
         """
-        return await self._writer.run(lambda db: _get(db, key), durable=False)
+        return await self._writer.run(lambda db: get(db, key), durable=False)
 
     async def open_rows(self, account: str, origin: str) -> list[Creation]:
         """Everything of an account at a gateway that is not final, oldest first."""
         where = f"WHERE account = ? AND origin = ? AND {UNFINISHED} ORDER BY created_at"
-        return await self._read(f"{_SELECT} {where}", (account, origin))
+        return await self._read(f"{SELECT} {where}", (account, origin))
 
     async def rows(self, *, most: int = 1000) -> list[Creation]:
         """The latest creations, newest first."""
-        return await self._read(f"{_SELECT} ORDER BY created_at DESC LIMIT ?", (most,))
+        return await self._read(f"{SELECT} ORDER BY created_at DESC LIMIT ?", (most,))
 
     async def prune(self, older_than: float = _KEPT) -> int:
         """Delete creations that are final and have not changed for `older_than` seconds, of every account; gives how many.
@@ -248,7 +255,7 @@ class Journal:
             msg = f"older_than must be seconds, zero or more; got {older_than!r}"
             raise ConfigurationError(msg)
         limit, pruned = time.time() - older_than, 0
-        while step := await self._writer.run(lambda db: _prune(db, limit), durable=False):
+        while step := await self._writer.run(lambda db: prune(db, limit), durable=False):
             pruned += step
         return pruned
 
@@ -267,59 +274,7 @@ class Journal:
         target = _absolute(path)
         await self.open()  # what was handed over before is committed then
         # Not in the journal's thread: while a large file is copied nobody's purchase may wait.
-        await anyio.to_thread.run_sync(copy_database, self.path, target, self._writer.patience)
+        await anyio.to_thread.run_sync(copy_database, self.path, target)
 
     async def _read(self, sql: str, values: tuple[Any, ...]) -> list[Creation]:
         return await self._writer.run(lambda db: [creation_of(row) for row in db.execute(sql, values)], durable=False)
-
-
-def _asked(creation: Creation) -> tuple[str, ...]:
-    """By what two requests are told apart: the same words to another endpoint, or account, are another request."""
-    return creation.account, creation.origin, creation.action, creation.action2, creation.digest
-
-
-def _found(db: sqlite3.Connection, condition: str, *values: str | None) -> Creation | None:
-    row = db.execute(f"{_SELECT} WHERE {condition}", values).fetchone()
-    return None if row is None else creation_of(row)
-
-
-def _get(db: sqlite3.Connection, key: str) -> Creation:
-    row = _found(db, "key = ?", key)
-    if row is None:
-        msg = f"the journal knows no creation {key}"
-        raise JournalError(msg)
-    return row
-
-
-def _insert(db: sqlite3.Connection, creation: Creation) -> None:
-    db.execute(_INSERT, tuple(getattr(creation, column) for column in COLUMNS))
-    _record(db, creation.key, None, creation.state, "")
-
-
-def _move(db: sqlite3.Connection, key: str, state: State, *, owner: str | None = None, note: str = "") -> bool:
-    row = _get(db, key)
-    if state not in MOVES[row.state]:
-        return False
-    if owner is not None:
-        db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, key))
-    _put(db, key, row.state, state, note)
-    return True
-
-
-def _put(db: sqlite3.Connection, key: str, before: State, after: State, note: str) -> None:
-    text = note.encode("utf-8", "backslashreplace").decode()
-    db.execute("UPDATE creation SET state = ?, note = ?, updated_at = ? WHERE key = ?", (after.value, text, time.time(), key))
-    _record(db, key, before, after, text)
-
-
-def _record(db: sqlite3.Connection, key: str, before: State | None, after: State, note: str) -> None:
-    values = (key, time.time(), before and before.value, after.value, note)
-    db.execute("INSERT INTO event (key, at, from_state, to_state, note) VALUES (?, ?, ?, ?, ?)", values)
-
-
-def _prune(db: sqlite3.Connection, limit: float) -> int:
-    keys = db.execute(_OLD, (limit, limit, _PRUNED_AT_ONCE)).fetchall()
-    db.executemany("DELETE FROM event WHERE key = ?", keys)
-    db.executemany("DELETE FROM artifact WHERE key = ?", keys)
-    db.executemany("DELETE FROM creation WHERE key = ?", keys)
-    return len(keys)

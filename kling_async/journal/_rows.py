@@ -139,6 +139,10 @@ CREATE TABLE artifact (
     sha256 TEXT NOT NULL, validator TEXT NOT NULL, state TEXT NOT NULL,
     PRIMARY KEY (key, idx)
 ) WITHOUT ROWID;
+CREATE TABLE pace (
+    origin TEXT NOT NULL, kind TEXT NOT NULL, learnt TEXT NOT NULL, updated_at REAL NOT NULL,
+    PRIMARY KEY (origin, kind)
+) WITHOUT ROWID;
 """
 
 

@@ -10,35 +10,21 @@ import asyncio
 import contextlib
 import os
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from attrs import define, field
 
-from kling_async._fault import KlingError
 from kling_async.errors import JournalError
-from kling_async.journal._file import open_database
+from kling_async.journal._database import Database, Item, Work
 
-__all__ = ["Work", "Writer"]
+__all__ = ["Writer"]
 
 T = TypeVar("T")
 
-Work = Callable[[sqlite3.Connection], T]
-"""Something to be done inside a transaction."""
-
 _MOST: Final = 1000
 """Works in one commit."""
-
-
-@define(eq=False)
-class _Item:
-    work: Work[Any]
-    durable: bool
-    deliver: Callable[[Any, Exception | None], None]
-    result: Any = None
-    error: Exception | None = None
 
 
 class _Thread(threading.Thread):
@@ -55,13 +41,10 @@ class _Thread(threading.Thread):
 
 @define(eq=False)
 class Writer:
-    """The thread and its queue. Opens the database with the first work."""
+    """The thread and its queue. Touches the database with the first work."""
 
-    path: str | None
-    """`None` keeps everything in memory."""
-    patience: float = 5.0
-    """Seconds to wait for another process that holds the database."""
-    _queue: queue.SimpleQueue[_Item | None] = field(factory=queue.SimpleQueue, init=False)
+    database: Database
+    _queue: queue.SimpleQueue[Item | None] = field(factory=queue.SimpleQueue, init=False)
     _thread: _Thread | None = field(default=None, init=False)
     _asked: int = field(default=0, init=False)
     _answered: int = field(default=0, init=False)
@@ -81,7 +64,7 @@ class Writer:
 
     def put(self, work: Work[Any], *, durable: bool = True) -> None:
         """Have it done; do not wait, and hear of no failure."""
-        self._submit(_Item(work, durable, lambda _result, _error: None))
+        self._submit(Item(work, durable))
 
     async def run(self, work: Work[T], *, durable: bool = True) -> T:
         """Have it done and committed; gives its result.
@@ -89,22 +72,8 @@ class Writer:
         Raises:
             JournalError: the database cannot be opened, read or written.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: Any, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        def deliver(result: Any, error: Exception | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._submit(_Item(work, durable, deliver))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._submit(Item(work, durable, future))
         return await future
 
     async def aclose(self) -> None:
@@ -121,7 +90,7 @@ class Writer:
         await ended.wait()
         self._thread.join()
 
-    def _submit(self, item: _Item) -> None:
+    def _submit(self, item: Item) -> None:
         if self._closed:
             msg = "the journal is closed"
             raise JournalError(msg)
@@ -137,31 +106,24 @@ class Writer:
 
     def work_off(self) -> None:
         """The life of the thread."""
-        connection: sqlite3.Connection | None = None
         going = True
         while going:
             batch, going = self._gather()
-            try:
-                # What keeps it from opening may pass, as a full disk does: each batch tries anew.
-                if batch and connection is None:
-                    connection = open_database(self.path, self.patience)
-            except JournalError as error:
-                for item in batch:
-                    item.error = JournalError(str(error))
-            if connection is not None:
-                _commit(connection, batch, self.path)
-            for item in batch:
-                item.deliver(item.result, item.error)
-                self._answered += 1
-        if connection is not None:
-            connection.close()
+            if batch or going:
+                self.database.commit(batch)
+            _deliver(batch)
+            self._answered += len(batch)
+        self.database.close()
         with contextlib.suppress(RuntimeError):  # the loop is gone
             self._on_end()
         self._answered += 1
 
-    def _gather(self) -> tuple[list[_Item], bool]:
-        item = self._queue.get()
-        batch: list[_Item] = []
+    def _gather(self) -> tuple[list[Item], bool]:
+        batch: list[Item] = []
+        try:
+            item = self._queue.get(timeout=self.database.beat)
+        except queue.Empty:
+            return batch, True
         while item is not None:
             batch.append(item)
             if len(batch) == _MOST:
@@ -173,30 +135,22 @@ class Writer:
         return batch, False
 
 
-def _commit(connection: sqlite3.Connection, batch: list[_Item], path: str | None) -> None:
-    if not batch:
-        return
-    durable = any(item.durable for item in batch)
-    try:
-        # NORMAL may lose the last commits with the power; FULL may not (`reliability.md` 3.3, 3.4).
-        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        connection.execute("BEGIN IMMEDIATE")
-        for item in batch:
-            _do(connection, item)
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        for item in batch:
-            item.result, item.error = None, JournalError(f"journal {path or 'in memory'}: {error}")
+def _deliver(batch: list[Item]) -> None:
+    """Wake each loop once: that costs a system call and the turn of this thread, which the works of a group can share."""
+    waited_for: dict[asyncio.AbstractEventLoop, list[Item]] = {}
+    for item in batch:
+        if item.future is not None:
+            waited_for.setdefault(item.future.get_loop(), []).append(item)
+    for loop, items in waited_for.items():
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
+            loop.call_soon_threadsafe(_settle, items)
 
 
-def _do(connection: sqlite3.Connection, item: _Item) -> None:
-    connection.execute("SAVEPOINT work")
-    try:
-        item.result = item.work(connection)
-    except (KlingError, ValueError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError) as error:
-        # Its own fault: the others of the group are none the worse.
-        connection.execute("ROLLBACK TO work")
-        item.error = error if isinstance(error, KlingError) else JournalError(f"journal: {type(error).__name__}: {error}")
-    connection.execute("RELEASE work")
+def _settle(items: list[Item]) -> None:
+    for item in items:
+        if item.future is None or item.future.done():
+            continue
+        if item.error is None:
+            item.future.set_result(item.result)
+        else:
+            item.future.set_exception(item.error)

@@ -127,3 +127,23 @@ def test_a_shared_account() -> None:
         service.run(300)
         assert service.overtaken == 0, seed
         assert max(service.stalls) <= 30 * 1.2 + 4 * LAG, seed
+
+
+def test_a_limit_is_not_learnt_from_the_dead() -> None:
+    """Tasks found may have ended long ago: once they are known to have, the limit is probed for from one, as in a new session."""
+    gate = Gate()
+    old, new = ([Ticket(kind="video", weight=1) for _ in range(20)] for _ in range(2))
+    for ticket in old:
+        gate.found(ticket)
+    for ticket in new:
+        gate.enter(ticket)
+    assert gate.grants(0.0) == new[:1], "one probe, however many are held: they may all have ended"
+    gate.full(new[0], 0.0, roll=0.0)
+    for ticket in old[:10]:
+        gate.ended(ticket)
+    assert gate.grants(0.0) == new[:1]
+    gate.accepted(new[0])
+    for ticket in old[10:]:
+        gate.ended(ticket)
+    assert gate.held == 1
+    assert gate.grants(0.0) == new[1:2]

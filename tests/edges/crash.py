@@ -1,8 +1,8 @@
 """Buys one job at a time and dies of it by SIGKILL; run by the tests of crashes, once for all of them.
 
 Each line of its input is a death: `URL PROFILE JOURNAL KEY WHEN`. A child is forked, which needs no time to start; it submits under
-that key and waits for the result. WHEN is one of the points below, `turn-N` of its event loop, `after-SECONDS`, or `told`: by another
-line. How the child ended is answered with a line.
+that key, `-` for none, and waits for the result. WHEN is one of the points below, `turn-N` of its event loop, `after-SECONDS`, or
+`told`: by another line. How the child ended is answered with a line.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def _buy(url: str, profile: str, path: str | None, key: str | None) -> Non
     journal = MortalJournal(path)
     async with journal, KlingSession("k", base_url=url, profile=profile, journal=journal, polling=POLLING) as kling:
         if key is not None:
-            await kling.run(Text2Video(prompt="a fox", external_task_id=key))
+            await kling.run(Text2Video(prompt="a fox", external_task_id=None if key == "-" else key))
 
 
 def _live(url: str, profile: str, path: str, key: str, when: str) -> NoReturn:

@@ -161,6 +161,16 @@ async def test_killed_at(customers: Customers, emulator: Emulator, path: Path, *
 
 
 @pytest.mark.row("J1")
+async def test_killed_after_its_one_write(customers: Customers, emulator: Emulator, path: Path) -> None:
+    """Of a creation that was asked for and sent in one write nobody knows whether it was sent; it is never sent again."""
+    assert await customers.dies(emulator, path, "-", "intent") == "killed"
+    ((key, state),) = (await states(path)).items()
+    assert state is State.SENDING
+    assert await check(emulator, path, [key]) == {key: "unknown"}
+    assert emulator.log.tasks == []
+
+
+@pytest.mark.row("J1")
 async def test_killed_while_the_service_thinks(customers: Customers, emulator: Emulator, path: Path) -> None:
     """A request that was read when its sender is killed is found by its key, or listed as unknown."""
     emulator.fault("hang", method="POST", accepted=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from journals import FOX, ROUTE, Failing, bought, leave, posts, session
+from journals import FOX, ROUTE, Failing, Place, at, bought, leave, posts, session
 from kling_async.emulator import Emulator
-from kling_async.errors import AccountError, InvalidJobError, JournalError, SubmitOutcomeUnknown, TransportTimeoutError
+from kling_async.errors import AccountError, InvalidJobError, JournalError, KlingError, SubmitOutcomeUnknown, TransportTimeoutError
 from kling_async.jobs import GenerateImage, Text2Video
 from kling_async.journal import Creation, Journal, State
 
@@ -18,10 +18,13 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left")
 gateway = pytest.mark.parametrize("emulator", ["gateway"], indirect=True)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the journal is."""
-    return tmp_path / "kept" / "journal.db"
+@pytest.fixture(params=["file", "postgres"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where the journal is: of either kind."""
+    return tmp_path / "kept" / "journal.db" if request.param == "file" else str(request.getfixturevalue("postgres").dsn())
+
+
+in_file = pytest.mark.parametrize("path", ["file"], indirect=True)
 
 
 @pytest.fixture(params=["official", "gateway"])
@@ -32,7 +35,7 @@ async def emulator(request: pytest.FixtureRequest) -> AsyncIterator[Emulator]:
 
 
 @pytest.mark.row("J5")
-async def test_the_same_word_is_the_same_task(emulator: Emulator, path: Path) -> None:
+async def test_the_same_word_is_the_same_task(emulator: Emulator, path: Place) -> None:
     """Sessions that submit under one word, at once and later, get handles of one task, which was asked for once."""
     async with session(emulator, path) as one, session(emulator, path) as two:
         handles = await asyncio.gather(*(kling.submit(Text2Video(prompt="a fox"), dedupe="order-17") for kling in (one, two, one)))
@@ -49,7 +52,7 @@ async def test_the_same_word_is_the_same_task(emulator: Emulator, path: Path) ->
 
 @pytest.mark.row("J5")
 @pytest.mark.parametrize("shared", [True, False])
-async def test_leaving_a_purchase_of_anothers(emulator: Emulator, path: Path, *, shared: bool) -> None:
+async def test_leaving_a_purchase_of_anothers(emulator: Emulator, path: Place, *, shared: bool) -> None:
     """Whoever merely follows a purchase under way changes nothing for it by leaving, nor can it be bought again then."""
     emulator.fault("slow", route=ROUTE, method="POST", seconds=30)
     async with session(emulator, path) as one, session(emulator, path) as other:
@@ -81,9 +84,9 @@ async def test_a_word_is_free_again(emulator: Emulator) -> None:
     assert len(emulator.log.tasks) == 3
 
 
-async def test_nobody_at_it(emulator: Emulator, path: Path) -> None:
+async def test_nobody_at_it(emulator: Emulator, path: Place) -> None:
     """A purchase whose process died before sending is withdrawn by recovery, and sent when it is asked for again, once."""
-    async with session(emulator, path) as kling, Journal(path) as journal:
+    async with session(emulator, path) as kling, at(path) as journal:
         await leave(kling, journal, State.PREPARED, "ka-dead")
         await leave(kling, journal, State.PREPARED, "ka-fox")
         await journal.move("ka-fox", State.WITHDRAWN)
@@ -95,9 +98,9 @@ async def test_nobody_at_it(emulator: Emulator, path: Path) -> None:
 
 
 @pytest.mark.row("J6")
-async def test_somebody_at_it(emulator: Emulator, path: Path) -> None:
+async def test_somebody_at_it(emulator: Emulator, path: Place) -> None:
     """A purchase that a live session is at, however slowly, is left to it: not withdrawn, not unknown, not sent."""
-    other = Journal(path)
+    other = at(path)
     owner = other.owner()
     async with session(emulator, path) as kling, other:
         owner.claim()
@@ -111,6 +114,7 @@ async def test_somebody_at_it(emulator: Emulator, path: Path) -> None:
     assert posts(emulator) == 0
 
 
+@in_file
 @pytest.mark.row("J2")
 @pytest.mark.parametrize("write", ["W1", "W2"])
 async def test_nothing_is_sent_unrecorded(emulator: Emulator, path: Path, write: str) -> None:
@@ -135,6 +139,7 @@ class SlowToRead(Journal):
 
 
 @gateway
+@in_file
 @pytest.mark.row("J5")
 async def test_recovery_leaves_what_was_taken_over(emulator: Emulator, path: Path) -> None:
     """What a dead session left, and another has begun to send since it was read, is not withdrawn: it would be sent once more."""
@@ -180,3 +185,28 @@ async def test_given_up_by_hand(emulator: Emulator) -> None:
         with pytest.raises(JournalError, match="is accepted: only what is unknown"):
             await kling.abandon("ka-fox")
     assert posts(emulator) == 2
+
+
+class Overtaken(Journal):
+    """A journal whose session sleeps before it records what became of a request, until others have it under way again."""
+
+    async def move(self, key: str, state: State, note: str = "", *, owner: str | None = None) -> bool:
+        await self.bury(await self.get(key), State.UNKNOWN)
+        await super().move(key, State.ABANDONED)
+        assert await self.claim(await self.get(key), "you.1")
+        assert await self.send(key, "you.1")
+        return await super().move(key, state, note, owner=owner)
+
+
+@gateway
+@pytest.mark.row("J6")
+@pytest.mark.parametrize("code", [1201, 1303])
+async def test_a_refusal_that_comes_late(emulator: Emulator, code: int) -> None:
+    """Who learns that its request was refused when others send that creation already does not make it look free to be sent."""
+    emulator.fault("code", route=ROUTE, code=code)
+    async with Overtaken() as journal, session(emulator, journal) as kling:
+        with pytest.raises(KlingError):
+            await kling.submit(FOX, timeout=600)
+        row = await journal.get("ka-fox")
+        assert (row.state, row.owner) == (State.SENDING, "you.1")
+    assert posts(emulator) == 1

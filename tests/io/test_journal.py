@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from journals import ROW
+from journals import ROW, Place, at, with_file
+from kling_async._fault import ConfigurationError
 from kling_async.errors import InvalidJobError, JournalError
-from kling_async.journal import Journal, State
+from kling_async.journal import Artifact, Journal, PostgresJournal, State
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -23,10 +26,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "kept" / "journal.db"
 
 
-@pytest.fixture
-async def journal(path: Path) -> AsyncIterator[Journal]:
-    """A journal on disk, open."""
-    async with Journal(path) as journal:
+@pytest.fixture(params=["file", "postgres"])
+async def journal(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Journal]:
+    """A journal that lasts, of either kind, open."""
+    place: Place = path if request.param == "file" else request.getfixturevalue("postgres").dsn()
+    async with at(place) as journal:
         yield journal
 
 
@@ -105,11 +109,13 @@ async def test_claims(standing: State) -> None:
         assert await journal.send("ka-1", "you.1") is (standing in free)
 
 
-async def test_only_its_owner_withdraws_a_creation(journal: Journal) -> None:
-    """Whoever merely waited for a creation of another's leaves it as it is."""
+@pytest.mark.row("J6")
+async def test_only_its_owner_moves_a_creation(journal: Journal) -> None:
+    """Whoever merely waited for a creation of another's, or was overtaken while it slept, leaves it as it is."""
     await journal.intend(ROW)
     await journal.send("ka-1", "me.1")
     journal.withdraw("ka-1", "me.2", State.WITHDRAWN, "gone")
+    assert not await journal.move("ka-1", State.PREPARED, owner="me.2")
     assert await state(journal) is State.SENDING
     journal.withdraw("ka-1", "me.1", State.UNKNOWN, "gone")
     assert await state(journal) is State.UNKNOWN
@@ -134,11 +140,12 @@ async def test_a_key_is_one_request(journal: Journal, other: dict[str, Any]) -> 
     assert len(await journal.rows()) == 1
 
 
+@pytest.mark.parametrize("journal", ["file"], indirect=True)
 async def test_group_commit(journal: Journal) -> None:
     """What piles up while the disk is busy is one durable commit, and one bad work in it spoils no other."""
     await journal.intend(evolve(ROW, key="ka-0", dedupe="mine"))
     lines: list[str] = []
-    await journal._writer.run(lambda db: db.set_trace_callback(lines.append))
+    await with_file(journal, lambda db: db.set_trace_callback(lines.append))
     go_on = hold_up(journal)
     works = [asyncio.ensure_future(journal.intend(evolve(ROW, key=f"ka-{number}"))) for number in range(1, 201)]
     works.append(asyncio.ensure_future(journal.intend(evolve(ROW, key="ka-x", dedupe="mine", digest="e"))))
@@ -206,3 +213,32 @@ async def test_lone_surrogates(journal: Journal) -> None:
     await journal.intend(ROW)
     await journal.move("ka-1", State.REJECTED, "no \ud83e fox")
     assert (await journal.get("ka-1")).note == "no \\ud83e fox"
+
+
+async def test_what_comes_after(journal: Journal) -> None:
+    """Results, files and learnt durations are kept anew when they are told again, and a pruned creation takes its files along."""
+    await journal.intend(ROW)
+    await journal.accept("ka-1", "t1")
+    assert await journal.lacks("a", "t1", 0)
+    file = Artifact(key="", idx=0, path="fox.mp4", size=3_000_000_000, sha256="e3", validator="")
+    for size in (1, file.size):
+        await journal.keep("a", "t1", evolve(file, size=size))
+    assert await journal.artifacts("ka-1") == [evolve(file, key="ka-1")]
+    assert not await journal.lacks("a", "t1", 0)
+    for learnt in ("slow", "quick"):
+        await journal.learn(ROW.origin, {"videos": learnt})
+    assert await journal.learnt(ROW.origin) == {"videos": "quick"}
+    await journal.finish("a", "t1", State.SUCCEEDED, result='[{"url": "x"}]')
+    row = await journal.get("ka-1")
+    assert (row.state, row.result, row.callback_hash) == (State.SUCCEEDED, '[{"url": "x"}]', None)
+    assert await journal.open_rows("a", ROW.origin) == []
+    assert (await journal.prune(), await journal.prune(older_than=0)) == (0, 1)
+    assert (await journal.rows(), await journal.artifacts("ka-1")) == ([], [])
+
+
+async def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the driver a journal in PostgreSQL says how to get it, where it is named; nothing else needs it."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "kling_async.journal._server", raising=False)
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'kling-async[postgres]'")):
+        PostgresJournal("postgresql://host/database")

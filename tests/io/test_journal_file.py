@@ -158,7 +158,7 @@ async def test_locked_by_another_process(path: Path) -> None:
     assert locker.stdout is not None
     assert locker.stdout.readline() == "locked\n"
     short = Journal(path)
-    short._writer.patience = 0.05
+    short._writer.database.patience = 0.05
     with pytest.raises(JournalError, match="locked"):
         await short.intend(ROW)
     locker.communicate("\n", timeout=60)
@@ -239,17 +239,17 @@ async def test_owners(journal: Journal, path: Path) -> None:
     """A session is alive as long as its process is, also when that is stopped; kill -9 ends it, and what it left is cleared."""
     mine = journal.owner()
     mine.claim()
-    assert journal.is_alive(mine.id)
+    assert await journal.is_alive(mine.id)
     mine.release()
-    assert not journal.is_alive(mine.id)
+    assert not await journal.is_alive(mine.id)
     other = child("owner = Journal(path).owner(); owner.claim(); print(owner.id, flush=True); input()", path)
     assert other.stdout is not None
     theirs = other.stdout.readline().strip()
-    assert journal.is_alive(theirs)
+    assert await journal.is_alive(theirs)
     other.send_signal(signal.SIGSTOP)
-    assert journal.is_alive(theirs)
+    assert await journal.is_alive(theirs)
     other.kill()
     other.communicate(timeout=60)
-    assert not journal.is_alive(theirs)
+    assert not await journal.is_alive(theirs)
     assert not list(path.parent.glob("*-owner-*"))
-    assert not any(journal.is_alive(odd) for odd in ("", "nobody", "../../etc/passwd"))
+    assert [await journal.is_alive(odd) for odd in ("", "nobody", "../../etc/passwd")] == [False] * 3

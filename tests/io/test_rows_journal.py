@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 from attrs import evolve
 
-from journals import ROW, filled
+from journals import ROW, filled, with_file
 from kling_async._fault import ConfigurationError
 from kling_async.errors import JournalError
 from kling_async.journal import Journal, State
@@ -58,12 +58,12 @@ async def test_a_large_journal(say: Callable[[str], None]) -> None:
         await filled(journal, _MANY, unfinished=_UNFINISHED)
         statements: list[str] = []
         steps: list[int] = []
-        await journal._writer.run(lambda db: db.set_trace_callback(statements.append))
-        await journal._writer.run(lambda db: db.set_progress_handler(lambda: steps.append(100), 100))
+        await with_file(journal, lambda db: db.set_trace_callback(statements.append))
+        await with_file(journal, lambda db: db.set_progress_handler(lambda: steps.append(100), 100))
         await _all_words(journal)
         assert await journal.prune(time.time() - 2.5) == 3
         worked = sum(steps)
-        await journal._writer.run(lambda db: db.set_trace_callback(None))
+        await with_file(journal, lambda db: db.set_trace_callback(None))
         asked = {text for text in statements if text.startswith(("SELECT", "UPDATE", "DELETE"))}
         assert len(asked) >= 10
         for text in asked:
@@ -71,7 +71,7 @@ async def test_a_large_journal(say: Callable[[str], None]) -> None:
             def plan(db: sqlite3.Connection, text: str = text) -> list[str]:
                 return [str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {text}")]
 
-            for line in await journal._writer.run(plan):
+            for line in await with_file(journal, plan):
                 assert line.startswith("SEARCH") or (line.startswith("SCAN") and "LIMIT" in text and "USING INDEX" in line), (text, line)
         say(f"J9: a purchase and a recovery in a journal of {_MANY} creations took {worked} steps of SQLite's machine")
         assert worked < _MANY / 5
@@ -84,7 +84,7 @@ async def test_pruning() -> None:
         await filled(journal, 1200, unfinished=120)
         old = await _made(journal, "old", 1.0)
         commits: list[str] = []
-        await journal._writer.run(lambda db: db.set_trace_callback(commits.append))
+        await with_file(journal, lambda db: db.set_trace_callback(commits.append))
         ended = sum(state.final for state in old)
         assert await journal.prune() == 1080 + ended
         assert commits.count("COMMIT") > 2
@@ -94,7 +94,7 @@ async def test_pruning() -> None:
         news = await _made(journal, "new", time.time())
         assert await journal.prune() == 0
         assert await journal.prune(older_than=0) == sum(state.final for state in news)
-        events = await journal._writer.run(lambda db: db.execute("SELECT DISTINCT key FROM event").fetchall())
+        events = await with_file(journal, lambda db: db.execute("SELECT DISTINCT key FROM event").fetchall())
         assert {key for (key,) in events} == {row.key for row in await journal.rows()}
         for wrong in (-1, float("nan")):
             with pytest.raises(ConfigurationError, match="older_than"):
@@ -144,7 +144,7 @@ async def test_backup(path: Path, tmp_path: Path) -> None:
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
         async with Journal(copy) as restored:
             kept = [row.key for row in reversed(await restored.rows(most=100_000))]
-            (mode,) = await restored._writer.run(lambda db: db.execute("PRAGMA journal_mode").fetchone())
+            (mode,) = await with_file(restored, lambda db: db.execute("PRAGMA journal_mode").fetchone())
         assert mode == "wal"
         assert before <= len(kept) <= len(done)
         assert kept == done[: len(kept)]
@@ -208,7 +208,7 @@ async def test_a_later_try(path: Path, trouble: Callable[[Path], Callable[[], ob
     """Whoever waits for a journal that cannot be opened hears why; once the reason is gone the same journal opens."""
     mend = trouble(path)
     journal = Journal(path)
-    journal._writer.patience = 0.02
+    journal._writer.database.patience = 0.02
     waiters = [journal.open(), journal.intend(ROW), journal.rows()]
     for outcome in await asyncio.gather(*waiters, return_exceptions=True):
         assert isinstance(outcome, JournalError), outcome
