@@ -1,4 +1,4 @@
-"""How late deadlines are, measured: `python benchmarks/deadlines.py`, or `nox -s bench`.
+"""How late deadlines are, measured: `python benchmarks/deadlines.py`, or `nox -s bench -- deadlines`.
 
 First 10,000 waits of one session with bounds spread over two seconds, while their looks hang. Then submissions and waits
 that hang in each phase, against a server on loopback. Lateness is from a call's bound to its end, by the loop's clock;

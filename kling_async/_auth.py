@@ -13,7 +13,7 @@ from attrs import Attribute, field, frozen
 
 from kling_async._fault import ConfigurationError, forgetful
 
-__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint", "masked"]
+__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint", "masked", "term"]
 
 _MASK: Final = b"[masked]"
 _SHORTEST: Final = 12
@@ -90,17 +90,22 @@ def bearer(credentials: Credentials, wall: float) -> str:
             return f"{signed}.{_urlsafe(mac)}"
 
 
+def term(credentials: Credentials, wall: float) -> float:
+    """A number that stays the same for as long as the bearer's text does: making that anew costs as much as half a read."""
+    return wall // _STEP if isinstance(credentials, KeyPair) else 0.0
+
+
 def masked(credentials: Credentials, body: bytes) -> bytes:
     """A reply without the key that came with the request: some gateways repeat it in the text of a refusal."""
     secrets = (credentials.text,) if isinstance(credentials, ApiKey) else (credentials.secret_key, credentials.access_key)
-    if isinstance(credentials, KeyPair):
+    if isinstance(credentials, KeyPair) and b"eyJ" in body:
         # Only our own tokens: a result link may carry one that is the file host's.
         known = f'{{"iss":"{credentials.access_key}'.encode()
         claims = _urlsafe(known[: len(known) // 3 * 3]).encode()
         body = re.sub(rb"eyJ[\w-]+\." + claims + rb"[\w-]+\.[\w-]+", _MASK, body)
     for secret in secrets:
-        if len(secret) >= _SHORTEST:
-            body = body.replace(secret.encode(), _MASK)
+        if len(secret) >= _SHORTEST and (known := secret.encode()) in body:
+            body = body.replace(known, _MASK)
     return body
 
 

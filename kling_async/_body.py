@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from kling_async.errors import InvalidJobError
 from kling_async.media import Blob, File, opened
@@ -64,21 +64,23 @@ class Part:
         yield held
 
 
+def _size(body: Body) -> int:
+    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in body.pieces)
+
+
+def _is_on_disk(body: Body) -> bool:
+    return any(isinstance(piece, Part) and isinstance(piece.media, File) for piece in body.pieces)
+
+
 @frozen
 class Body:
     """A body of exactly known length, which can be sent any number of times and is the same each time."""
 
     pieces: tuple[bytes | Part, ...] = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes, as they are sent."""
-        return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in self.pieces)
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether files are part of it: `verify` and `steps` belong into a worker thread then."""
-        return any(isinstance(piece, Part) and isinstance(piece.media, File) for piece in self.pieces)
+    size: int = field(init=False, repr=False, default=Factory(_size, takes_self=True))
+    """Bytes, as they are sent."""
+    on_disk: bool = field(init=False, repr=False, default=Factory(_is_on_disk, takes_self=True))
+    """Whether files are part of it: `verify` and `steps` belong into a worker thread then."""
 
     def verify(self) -> None:
         """Look at the files once more, before anything of them is sent.

@@ -108,7 +108,7 @@ def to_body(body: _Body) -> Body:
 def to_canonical_json(body: _Body) -> str:
     """The request as a text by which two can be told apart: media and the queries of links by their digest, without its key."""
     unsigned = {name: _unsigned(value) for name, value in body.items() if name != "external_task_id"}
-    return json.dumps(unsigned, default=_digest, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(unsigned)
 
 
 def _unsigned(value: Any) -> Any:
@@ -118,7 +118,7 @@ def _unsigned(value: Any) -> Any:
             return {name: _unsigned(item) for name, item in value.items()}
         case list() | tuple():
             return [_unsigned(item) for item in value]
-        case str() if _SIGNED.match(value):
+        case str() if "?" in value and _SIGNED.match(value):
             link, _, secret = value.partition("?")
             return f"{link}?sha256:{hashlib.sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}"
         case _:
@@ -127,6 +127,9 @@ def _unsigned(value: Any) -> Any:
 
 def _digest(part: Part) -> str:
     return f"sha256:{part.digest}"
+
+
+_CANONICAL: Final = json.JSONEncoder(default=_digest, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def decode(data: object, type_: type[Entry]) -> Entry:

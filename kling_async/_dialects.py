@@ -67,27 +67,29 @@ def status_of(word: str) -> Status:
     return _STATUS.get(word.strip().lower(), Status.UNKNOWN)
 
 
-def observe(document: dict[str, Any]) -> Snapshot | None:
+def observe(document: dict[str, Any], body: bytes | None = None) -> Snapshot | None:
     """The task that a reply tells of; `None` when there is an envelope and nothing in it yet (one-hub, `api.md` 8.5).
+
+    `body` is what the document was decoded from, where that is kept in its place.
 
     Raises:
         ProtocolError: there is no task, or it has no id.
     """
     data = _only(document.get("data"))
     if document.get("code") is None and (_own_id(document) or (identifier(document.get("id")) and not is_object(data))):
-        return _snapshot(document, document, bare=True)
+        return _snapshot(document, document, body, bare=True)
     if data in (None, {}):
         if _own_id(document):
-            return _snapshot(document, document, bare=True)
+            return _snapshot(document, document, body, bare=True)
         if document.get("code") is not None:
             return None
     if not is_object(data):
         msg = "no task in the reply"
         raise _malformed(msg, "data", document)
-    return _snapshot(document, data, bare=False)
+    return _snapshot(document, data, body, bare=False)
 
 
-def _snapshot(document: dict[str, Any], task: dict[str, Any], *, bare: bool) -> Snapshot:
+def _snapshot(document: dict[str, Any], task: dict[str, Any], body: bytes | None, *, bare: bool) -> Snapshot:
     # new-api wraps the service's last reply (`api.md` 8.5). The id to ask for is the wrapper's; the clips, the times and the
     # reason are the service's. A final word of the service is final, even where the wrapper, up to 15 s behind, has not heard
     # it. Otherwise the wrapper's word counts: the reply inside may still be the one to the creation, and a gateway may give
@@ -104,9 +106,9 @@ def _snapshot(document: dict[str, Any], task: dict[str, Any], *, bare: bool) -> 
     elif bare and not word:
         status = Status.SUBMITTED  # new-api acknowledges a creation with an empty word
     result = _object(inner.get("task_result")) or _object(task.get("task_result"))
-    videos = _entries(result.get("videos"), Video)
-    images = _entries(result.get("images"), Image) or _entries(result.get("series_images"), Image)
-    audios = _entries(result.get("audios"), Audio)
+    videos = _entries(result.get("videos"), Video) if result else ()  # a task that runs has none, and is looked at very often
+    images = (_entries(result.get("images"), Image) or _entries(result.get("series_images"), Image)) if result else ()
+    audios = _entries(result.get("audios"), Audio) if result else ()
     link = next(_links(task), "") if status is Status.SUCCEED and not (videos or images or audios) else ""
     if link and _is_picture(link, task):
         images = (Image(index=0, url=link),)
@@ -125,7 +127,7 @@ def _snapshot(document: dict[str, Any], task: dict[str, Any], *, bare: bool) -> 
         audios=audios,
         parent_video=_parent(info.get("parent_video")),
         external_task_id=identifier(info.get("external_task_id")) or None,
-        raw=document,
+        raw=document if body is None else body,
     )
 
 

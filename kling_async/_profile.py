@@ -39,7 +39,9 @@ class Profile:
     finds_by_key: bool = False
     """A task can be read by its `external_task_id` in place of its `task_id` (`api.md` 7)."""
     lists: bool = False
-    """`GET` on a creation path gives pages of tasks (`api.md` 7)."""
+    """`GET` on a creation path gives pages of tasks (`api.md` 7): where many are waited for, a page is read in place of many looks."""
+    list_size: int = 500
+    """The most rows of a page (`pageSize`, `api.md` 7)."""
     json_error_means_not_charged: bool = False
     """A 5xx whose body is a well-formed error bought nothing. True of new-api as published; its operator may differ."""
 

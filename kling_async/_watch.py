@@ -12,8 +12,9 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
+from kling_async._durations import Kind
 from kling_async._fault import KlingError
-from kling_async._pacing import Pace, Polling, backoff, next_gap
+from kling_async._pacing import Pace, Paces, Polling, backoff, next_gap
 from kling_async._verdict import Failure
 from kling_async._wire import Blank, Refusal
 from kling_async.errors import (
@@ -47,6 +48,8 @@ _APART: Final = 1.0
 """Seconds between two looks that others ask for, however often they ask (`reliability.md` P27)."""
 _PASSING: Final = {408, 425, 429}
 """Refusals by status that a wait sits out, besides 5xx."""
+_FRESH: Final = 1.0
+"""A time of update so many seconds before a look, or fewer, is taken for that of the look: some gateways move it with each."""
 
 
 @frozen
@@ -57,6 +60,9 @@ class News:
     error: KlingError | None = None
     lost: bool = False
     """Whether there has been no good look for the whole error budget, whoever waited meanwhile."""
+
+
+_NO_NEWS: Final = News()
 
 
 @define(eq=False)
@@ -118,11 +124,23 @@ class Watch:
     latest: Change | None = None
     looked_at: float = -math.inf
     """When the last look began."""
-    pace_at_end: Pace | None = None
-    """The pace once somebody has said that the task is over; the same one when not given."""
+    kind: Kind | None = None
+    paces: Paces | None = field(default=None, repr=False)
+    """Where `pace` is taken from anew at each look, as more becomes known of such tasks; `None` leaves it as it is."""
+    called: bool = False
+    """Whether callbacks are expected."""
+    born: float | None = None
+    """When the task was created, by the clock's `now`; `None` when nobody knows."""
     _hurried: bool = field(default=False, init=False)
-    _asked_for: bool = field(default=False, init=False)
-    _looks: int = field(default=0, init=False)
+    _told: bool = field(default=False, init=False)
+    """Whether somebody has said that the task is over."""
+    _began: float | None = field(default=None, init=False)
+    """Since when it may have run, as far as the pace is concerned: its creation, or the last look that found it queued for long."""
+    _unsure: float = field(default=0.0, init=False)
+    """By how much later it may have begun."""
+    _queued: bool = field(default=False, init=False)
+    _running_at: float = field(default=-math.inf, init=False)
+    """When the last look began that found it not final."""
     _since: float = field(init=False)
     _queued_since: float | None = field(default=None, init=False)
     _met: bool = field(init=False)
@@ -135,14 +153,14 @@ class Watch:
 
     def __attrs_post_init__(self) -> None:
         self._met = self.snapshot is not None
-        self._since = self.next_look
+        self._since, self._began = self.next_look, self.born
         if self.snapshot is not None:
             self.latest = Change(self.snapshot)
 
     def begin(self, now: float, roll: float) -> None:
         """Count from now: the task was created this moment."""
-        self._since = self._queued_since = now
-        self.next_look = now + next_gap(self.pace, 0, jitter=self.polling.jitter, roll=roll)
+        self._since = self._queued_since = self._began = self.born = now
+        self.next_look = now + self._gap(now, roll)
 
     def resume(self) -> None:
         """Somebody waits again: failures of an earlier wait are not held against this one."""
@@ -150,26 +168,46 @@ class Watch:
 
     def looking(self, now: float) -> None:
         """A look begins: what was heard before is answered by it."""
-        self.looked_at, self._hurried, self._asked_for = now, False, self._hurried
+        self.looked_at, self._hurried = now, False
 
     def hurry(self, now: float, *, final: bool = False) -> None:
         """Something is said to have happened: look now, but not twice in a second, and not sooner after a look that failed.
 
-        Where it is the end and cannot be seen yet, as gateways answer from a cache, looks go on at `pace_at_end`.
+        Where it is the end and cannot be seen yet, as gateways answer from a cache, looks go on at an even pace.
         """
         self._hurried = True
-        if final and self.pace_at_end is not None:
-            self.pace = self.pace_at_end
+        if final:
+            self._told, self.called = True, False
         if not self.done and not self._streak:
             self.next_look = min(self.next_look, max(now, self.looked_at + _APART))
 
     def keep_pace(self, now: float, roll: float, stretch: float = 1.0) -> None:
         """Look again no sooner than if the last look had been good."""
-        self.next_look = max(self.next_look, now + self._gap(roll) * stretch)
+        self.next_look = max(self.next_look, now + self._gap(now, roll, stretch))
 
     def spread(self, now: float, roll: float) -> None:
         """Look again at any time within one gap: what came due together is taken apart."""
-        self.next_look = now + roll * next_gap(self.pace, self._looks, jitter=0.0, roll=0.0)
+        self.next_look = now + roll * min(self._gap(now, 0.5), self.pace.max_interval)
+
+    def gain(self, now: float) -> float:
+        """What a look now is worth beside looks at other tasks: for how many seconds its end is expected to have gone unseen."""
+        if self._hurried or self._began is None:
+            return math.inf
+        last, age = max(self._running_at - self._began, 0.0), now - self._began
+        return max(0.0, age - last) if self.pace.forecast is None else self.pace.forecast.unseen(last, age)
+
+    def took(self, now: float) -> tuple[float, float] | None:
+        """Between how many seconds lies what the task took that was just found done, long queueing apart; `None` teaches nothing."""
+        done = self.snapshot if self.done and self.failure is None else None
+        if done is None or self._began is None or self.born is None:
+            return None
+        high = now - self._began
+        low = max(0.0, self._running_at - self._began - self._unsure, high - _FRESH if self._told else 0.0)
+        if done.created_at is not None and done.updated_at is not None:
+            said = (done.updated_at - done.created_at).total_seconds() - (self._began - self.born)
+            if low < said < high - _FRESH:
+                return said, said
+        return low, high
 
     def note(self, seen: Seen, *, now: float, roll: float, hint: float | None = None, stretch: float = 1.0) -> News:
         """Take in what a look brought.
@@ -177,12 +215,12 @@ class Watch:
         `hint` is the server's own wish in seconds to the next look, obeyed up to ten minutes; `stretch` makes our own
         gaps so many times longer, and not that one.
         """
-        self._looks += not self._asked_for  # the gaps between those of our own grow
         seen = _about(self.ref, seen)
         match seen:
             case Snapshot() | Blank():
                 self._streak, self._absences, self._failing_since, self._lost_since, self._met = 0, 0, None, None, True
-                self.next_look = now + max(self._gap(roll) * stretch, _heard(hint))
+                self._place(seen, now)
+                self.next_look = now + max(self._gap(now, roll, stretch), _heard(hint))
                 if self._hurried:
                     self.hurry(now)
                 return self._take(seen, now) if isinstance(seen, Snapshot) else News()
@@ -195,13 +233,38 @@ class Watch:
             case ProtocolError():
                 return self._failed(seen, now=now, roll=roll, hint=hint, stretch=stretch)
 
-    def _gap(self, roll: float) -> float:
-        return next_gap(self.pace, self._looks, jitter=self.polling.jitter, roll=roll)
+    def _place(self, seen: Snapshot | Blank, now: float) -> None:
+        """How old the task is, as its pace counts."""
+        if self._began is None:  # of one that is attached to, nobody knows: it may end at any time
+            self._began = now - self.pace.first
+        if isinstance(seen, Snapshot) and seen.status.final:
+            return
+        looked_at = self._running_at = min(self.looked_at, now) if math.isfinite(self.looked_at) else now
+        if isinstance(seen, Snapshot) and seen.status is Status.SUBMITTED:
+            # A short time in the queue is part of what such tasks take; a long one tells of the queue, and not of them.
+            if self.pace.queued is not None and looked_at - self._began >= self.pace.first / 2:
+                self._queued, self._began = True, looked_at
+        elif self._queued:
+            self._queued, self._unsure = False, now - self._began
+
+    def _gap(self, now: float, roll: float, stretch: float = 1.0) -> float:
+        if self.paces is not None and self.kind is not None:
+            self.pace = self.paces.of(self.kind, called=self.called)
+        pace, jitter = self.pace, self.polling.jitter
+        age = pace.first if self._told or self._began is None else now - self._began
+        gap = next_gap(pace, age, jitter=jitter, roll=roll)
+        if self._queued and pace.queued is not None:
+            gap = min(gap, pace.queued * (1 + jitter * (2 * roll - 1)))
+        # Longer gaps are for a gateway that is asked too often: what is far off anyway is not put off.
+        return max(gap, min(gap, pace.interval) * stretch)
 
     def _take(self, seen: Snapshot, now: float) -> News:
         if self.done:
             self._take_again(seen)
             return News()
+        if seen is self.snapshot and not seen.status.final and self.polling.queued_timeout is None:
+            self._empty_handed = 0
+            return _NO_NEWS
         if seen.status is Status.SUCCEED and not entries_of(seen, self.ref.action):
             self._empty_handed += 1
             if self._empty_handed < _CONFIRMATIONS:
@@ -237,7 +300,7 @@ class Watch:
 
     def _differs(self, seen: Snapshot) -> bool:
         # The time of the last update moves with every look on some gateways; it is no news by itself.
-        return self.snapshot is None or evolve(self.snapshot, updated_at=seen.updated_at) != seen
+        return self.snapshot is not seen and (self.snapshot is None or evolve(self.snapshot, updated_at=seen.updated_at) != seen)
 
     def _queued_too_long(self, seen: Snapshot, now: float) -> KlingError | None:
         bound = self.polling.queued_timeout

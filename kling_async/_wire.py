@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -16,6 +14,7 @@ from attrs import field, frozen
 from kling_async._body import Body
 from kling_async._dialects import MAX_ID, excerpt, identifier, is_object, observe
 from kling_async._fault import ConfigurationError, InvalidRefError
+from kling_async._json import BadJsonError, parsed
 from kling_async._profile import origin_of
 from kling_async.errors import ApiError, CallbackError, ProtocolError, api_error_class
 from kling_async.jobs import Route
@@ -30,16 +29,16 @@ __all__ = [
     "creation",
     "decipher",
     "decipher_page",
+    "in_row",
     "listing",
     "reading",
     "retry_after",
+    "rows_of",
 ]
 
-_MAX_DEPTH: Final = 64
-"""Nesting of a reply; the deepest one known has eight levels (`reliability.md` P18)."""
 _FIRST_CODE: Final = 1000
 """The service's codes start here (`api.md` 8.1); a smaller number is some other API's."""
-_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_PLAIN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID}}}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _REQUEST_ID: Final = re.compile(r"\(request id: ([^()\s]+)\)")
 
@@ -113,12 +112,15 @@ def listing(base: str, action: str, action2: str, *, page: int, size: int) -> Re
     return Request(method="GET", url=f"{base}/{_path(action, action2)}?pageNum={page}&pageSize={size}")
 
 
+@lru_cache(64)
 def _path(action: str, action2: str) -> str:
     # Some routes have a slash in their second half, such as `avatar/image2video`.
     return "/".join((_segment("action", action), *(_segment("action2", piece) for piece in action2.split("/"))))
 
 
 def _segment(name: str, text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
     # Dots are refused between slashes too: a proxy may decode `..%2F` before it looks at the path.
     if not text or len(text) > MAX_ID or not {".", ".."}.isdisjoint(re.split(r"[/\\]", text)):
         msg = f"{name}: empty, longer than {MAX_ID} characters, or with '.' or '..' as a part, cannot stand in a path: {text[:80]!r}"
@@ -130,14 +132,18 @@ def _segment(name: str, text: str) -> str:
         raise InvalidRefError(msg) from None
 
 
-def decipher(reply: Reply, *, wall: float) -> Snapshot | Blank | Refusal:
+def decipher(reply: Reply, *, wall: float, known: Snapshot | None = None) -> Snapshot | Blank | Refusal:
     """What a reply says, in any known dialect (`api.md` 2 and 8). `wall` is now in Unix seconds, for a `Retry-After` date.
+
+    `known` is what an earlier reply about the task said: where this one says the same it is given back, and nothing is decoded.
 
     Raises:
         ProtocolError: it claims success and is not what the API says. Nothing else leaves, whatever the bytes.
     """
     if not 200 <= reply.status < 300:  # noqa: PLR2004  the 2xx family
         return _refusal(reply, _document_or_none(reply.body), wall)
+    if known is not None and known.repeated(reply.body):
+        return known
     document = _document(reply.body)
     if not is_object(document):
         msg = "the reply is no JSON object"
@@ -147,7 +153,7 @@ def decipher(reply: Reply, *, wall: float) -> Snapshot | Blank | Refusal:
         raise _malformed(msg, "code", reply.body)
     if _refuses(document):
         return _refusal(reply, document, wall)
-    return observe(document) or Blank()
+    return observe(document, reply.body) or Blank()
 
 
 def decipher_page(reply: Reply, *, wall: float) -> tuple[Snapshot, ...]:
@@ -157,16 +163,30 @@ def decipher_page(reply: Reply, *, wall: float) -> tuple[Snapshot, ...]:
         ApiError: the server refuses to list.
         ProtocolError: the reply is no page.
     """
+    return tuple(filter(None, map(in_row, rows_of(reply, wall=wall))))
+
+
+def rows_of(reply: Reply, *, wall: float) -> list[dict[str, Any]]:
+    """The rows of one page of a list, as they came.
+
+    Raises:
+        ApiError: the server refuses to list.
+        ProtocolError: the reply is no page.
+    """
     document = _document(reply.body) if 200 <= reply.status < 300 else None  # noqa: PLR2004  the 2xx family
     if not is_object(document) or _refuses(document):
         raise _refusal(reply, _document_or_none(reply.body), wall).error()
-    data = document.get("data")
-    found: list[Snapshot] = []
-    for item in data if isinstance(data, list) else [data]:
-        with suppress(ProtocolError):
-            if is_object(item) and (snapshot := observe({"data": item})) is not None:
-                found.append(snapshot)
-    return tuple(found)
+    data: Any = document.get("data")
+    rows = data if isinstance(data, list) else [data]
+    return [row for row in rows if is_object(row)]
+
+
+def in_row(row: dict[str, Any]) -> Snapshot | None:
+    """The task in a row of a list, as if it had been read by itself; `None` when it cannot be read."""
+    try:
+        return observe({"data": row})
+    except ProtocolError:
+        return None
 
 
 def callback_snapshot(body: bytes) -> Snapshot:
@@ -188,7 +208,8 @@ def callback_snapshot(body: bytes) -> Snapshot:
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     """Seconds the server asks to wait, told as seconds or as a date; `None` when it says nothing that makes sense."""
-    text = headers.get("retry-after", "").strip()
+    if (text := headers.get("retry-after", "").strip()) == "":
+        return None
     if _SECONDS.fullmatch(text):
         return float(text)
     wish, theirs = _moment(text), _moment(headers.get("date", ""))
@@ -206,56 +227,18 @@ def _moment(text: str) -> float | None:
 
 
 def _document(body: bytes) -> object:
-    problem = ""
     try:
-        text = body.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-    except UnicodeDecodeError:
-        problem = "the reply is not UTF-8"
-    except ValueError:
-        problem = "the reply is not JSON"
-    except RecursionError:
-        problem = "the reply is nested too deeply"
-    else:
-        # The walk is for hostile replies; these two counts tell the others without it.
-        if text.count("{") + text.count("[") <= _MAX_DEPTH and "\\ud" not in text.lower():
-            return value
-        try:
-            return _sanitised(value, _MAX_DEPTH)
-        except RecursionError:
-            problem = "the reply is nested too deeply"
+        return parsed(body)
+    except BadJsonError as bad:
+        problem = str(bad)
     raise _malformed(problem, "", body)
 
 
 def _document_or_none(body: bytes) -> object:
     try:
-        return _document(body)
-    except ProtocolError:
+        return parsed(body)
+    except BadJsonError:
         return None
-
-
-def _sanitised(value: Any, depth: int) -> Any:
-    """The same with lone surrogates replaced: a text that holds one can be neither printed nor stored."""
-    if depth < 0:
-        raise RecursionError
-    match value:
-        case str():
-            return _LONE_SURROGATE.sub("\ufffd", value)
-        case list():
-            return [_sanitised(item, depth - 1) for item in value]
-        case dict():
-            return {_sanitised(key, 0): _sanitised(item, depth - 1) for key, item in value.items()}
-        case _:
-            return value
-
-
-def _no_number(_word: str) -> None:
-    """`NaN` and the infinities are not JSON, and no number to reckon with."""
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
 
 
 def _malformed(problem: str, path: str, body: bytes) -> ProtocolError:

@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
@@ -28,7 +28,7 @@ class Exchange:
     route: str
     """Such as `videos/text2video`."""
     subject: str
-    """The task's id for a read, the `external_task_id` for a creation."""
+    """The task's id for a read, the `external_task_id` for a creation, `page 1` for a list."""
     paid: bool
     seconds: float
     http_status: int | None = None
@@ -94,6 +94,7 @@ class Saved:
     ref: TaskRef | None = None
 
 
+_FOR_DEBUGGING: Final = (Exchange, Waiting, Progress)
 Record = Exchange | StatusChange | Waiting | Anomaly | Progress | Saved
 Observer = Callable[[Record], Any]
 """Called from the event loop with every record, and not awaited: an `async def` is refused.
@@ -158,8 +159,15 @@ class Audience:
 
     observers: tuple[Observer, ...] = field(converter=_listed)
 
+    @property
+    def listens(self) -> bool:
+        """Whether anybody hears what is told for debugging only, such as each of very many looks."""
+        return self.observers != (log_records,) or _log.isEnabledFor(logging.DEBUG)
+
     def tell(self, record: Record) -> None:
         """Tell everybody."""
+        if isinstance(record, _FOR_DEBUGGING) and not self.listens:
+            return
         for observer in self.observers:
             try:
                 with _as_nobody():

@@ -12,75 +12,40 @@ import heapq
 import itertools
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from attrs import define, field
 
 from kling_async._clock import Clock, Deadline, Timer
-from kling_async._fault import ConfigurationError, KlingError
+from kling_async._fault import KlingError
+from kling_async._ration import Ration
 from kling_async._watch import Seen, Watch
-from kling_async._wire import Refusal
-from kling_async.errors import NotFoundError, TaskTimeoutError
+from kling_async.crew import READS, Crew
+from kling_async.errors import NotFoundError
+from kling_async.lists import Lists, shown
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Anomaly, Record
+from kling_async.waiters import Entry, Round, Waiter, closed, is_live, is_near, out_of_time
 
 __all__ = ["Poller"]
 
-Look = Callable[[TaskRef], Awaitable[tuple[Seen, float | None]]]
-"""Read a task once: what was seen, and the server's own wish in seconds to the next look."""
+Look = Callable[[TaskRef, Snapshot | None], Awaitable[tuple[Seen, float | None]]]
+"""Read a task once, given what is known of it: what was seen, and the server's own wish in seconds to the next look."""
 
 _log = logging.getLogger(__name__)
 
-_READS: Final = 64
-"""Reads in flight at once: fewer than there are sockets, so that none waits for a connection."""
-_BUDGET: Final = 500
-"""Tokens for looks that come sooner than the pace because one has failed (`reliability.md` P13)."""
-_COST: Final = 14
-"""Tokens for one such look; a good look gives one back."""
-_LONGEST_STRETCH: Final = 8.0
-"""How many times longer the gaps get, at the most, while the gateway says that it is asked too often."""
-
-
-@define(eq=False)
-class _Waiter:
-    """Somebody who waits, and a place in the heap for the end of that."""
-
-    ref: TaskRef
-    deadline: Deadline
-    any_change: bool
-    """Whether every change ends this wait, rather than the end of the task."""
-    future: asyncio.Future[KlingError | None]
-
-    def wake(self, error: KlingError | None) -> None:
-        if not self.future.done():
-            # As a result and not an exception: a waiter cancelled this very moment leaves it unread.
-            self.future.set_result(error)
-
-
-@define(eq=False)
-class _Entry:
-    """A watch that is waited for or holds slots, and a place in the heap for the next look."""
-
-    watch: Watch
-    waiters: dict[_Waiter, None] = field(factory=dict)
-    """In the order they came."""
-    due: float = math.inf
-    reading: bool = False
-    release: Callable[[], object] | None = None
-    """To be called when the task is final: it holds slots until then."""
-
-    def wake(self, error: KlingError | None, *, any_change: bool = False) -> None:
-        """Wake everybody, or only those who wait for any change."""
-        for waiter in [waiter for waiter in self.waiters if waiter.any_change or not any_change]:
-            del self.waiters[waiter]
-            waiter.wake(error)
-
-    def free_slots(self) -> None:
-        if self.release is not None:
-            self.release()
-            self.release = None
+_AT_ONCE: Final = 4 * READS
+"""Tasks that are looked at together because they came due together: the others, as after attaching ten thousand, come spread."""
+_BEAT: Final = 32
+"""A second has so many moments at which looks begin where there are many: one turn of the loop then serves several."""
+_GATHERING: Final = 0.1
+"""Seconds for which looks wait for others that a page of a list can show with them."""
+_HANDFUL: Final = 8
+"""Looks that one page is worth reading for."""
+_SLICE: Final = 50
+"""Rows of a page that are taken in before others have their turn: half a thousand would hold up everybody for 20 ms."""
 
 
 @define(eq=False)
@@ -97,19 +62,24 @@ class Poller:
     on_news: Callable[[Watch, Snapshot | None], Awaitable[None]]
     """Told of every change before anybody is woken: the watch, and its snapshot before. Never raises."""
     tell: Callable[[Record], object] = lambda _: None
-    _entries: dict[Watch, _Entry] = field(factory=dict, init=False)
-    _heap: list[tuple[float, int, _Entry | _Waiter]] = field(factory=list, init=False)
+    lists: Lists | None = None
+    """Where the server lists its tasks, so that one read can show many."""
+    max_rate: float | None = None
+    """Reads a second."""
+    _entries: dict[Watch, Entry] = field(factory=dict, init=False)
+    _heap: list[tuple[float, int, Entry | Waiter]] = field(factory=list, init=False)
     _waiting: int = field(default=0, init=False)
     _order: itertools.count[int] = field(factory=itertools.count, init=False)
     _timer: Timer | None = field(default=None, init=False)
     _timer_at: float = field(default=math.inf, init=False)
-    _ready: deque[_Entry] = field(factory=deque, init=False)
-    _workers: set[asyncio.Task[None]] = field(factory=set, init=False)
+    _crew: Crew[Entry | Round] = field(init=False)
+    _gathered: dict[str, list[Entry]] = field(factory=dict, init=False)
+    """By route, in the order in which they came due."""
     _closed: bool = field(default=False, init=False)
-    _tokens: float = field(default=_BUDGET, init=False)
-    _stretch: float = field(default=1.0, init=False)
-    _down: bool = field(default=False, init=False)
-    """Whether the tokens ran out in an outage that still lasts."""
+    _ration: Ration = field(factory=Ration, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._crew = Crew[Entry | Round](self._work, self.clock, self.max_rate)
 
     async def wait(self, watch: Watch, deadline: Deadline, *, any_change: bool = False) -> None:
         """Return once the task is final, or has changed.
@@ -120,17 +90,17 @@ class Poller:
             ConfigurationError: the session was closed.
         """
         if self._closed:
-            raise _closed(watch.ref)
+            raise closed(watch.ref)
         self.bind()
         if not deadline.left(self.clock.now()):
-            raise _out_of_time(watch.ref)
+            raise out_of_time(watch.ref)
         entry = self._entries.get(watch)
         if entry is None:
-            entry = self._entries[watch] = _Entry(watch)
+            entry = self._entries[watch] = Entry(watch)
         if not entry.waiters:
             watch.resume()
-        waiter = _Waiter(watch.ref, deadline, any_change, asyncio.get_running_loop().create_future())
-        entry.waiters[waiter] = None
+        waiter = Waiter(watch.ref, any_change, asyncio.get_running_loop().create_future())
+        entry.waiters.append(waiter)
         self._waiting += 1
         if math.isfinite(deadline.at):
             self._push(deadline.at, waiter)
@@ -139,7 +109,8 @@ class Poller:
             error = await waiter.future
         finally:
             self._waiting -= 1
-            entry.waiters.pop(waiter, None)
+            with suppress(ValueError):  # whoever was woken is no longer there
+                entry.waiters.remove(waiter)
         if error is not None:
             # One exception raised in many tasks would collect all their tracebacks.
             raise copy.copy(error)
@@ -147,7 +118,7 @@ class Poller:
     async def look_now(self, watch: Watch) -> Seen:
         """Look once, at once, whatever the pace says."""
         watch.looking(self.clock.now())
-        seen, hint = await self.look(watch.ref)
+        seen, hint = await self.look(watch.ref, watch.snapshot)
         await self._take(watch, seen, hint)
         return seen
 
@@ -167,10 +138,15 @@ class Poller:
         if watch.done or self._closed:
             release()
             return
-        entry = self._entries.setdefault(watch, _Entry(watch))
+        entry = self._entries.setdefault(watch, Entry(watch))
         entry.free_slots()  # a gateway may give a task out twice: it holds the slots of one
         entry.release = release
         self._plan(entry)
+
+    def holds(self, watch: Watch) -> bool:
+        """Whether the task holds slots."""
+        entry = self._entries.get(watch)
+        return entry is not None and entry.release is not None
 
     def look_after_slots(self) -> None:
         """Somebody wants a slot: look at the tasks that hold one."""
@@ -184,24 +160,24 @@ class Poller:
         if self._timer is not None:
             self._timer.cancel()
         for entry in self._entries.values():
-            entry.wake(_closed(entry.watch.ref))
+            entry.wake(closed(entry.watch.ref))
         self._entries.clear()
         self._heap.clear()
-        for worker in self._workers:
-            worker.cancel()
-        if self._workers:
-            await asyncio.wait(self._workers)
+        self._gathered.clear()
+        await self._crew.aclose()
 
-    def _schedule(self, entry: _Entry, when: float) -> None:
+    def _schedule(self, entry: Entry, when: float) -> None:
+        if len(self._entries) > _BEAT and math.isfinite(when):
+            when = math.ceil(when * _BEAT) / _BEAT
         if when < entry.due:
             entry.due = when
             self._push(when, entry)
 
-    def _push(self, when: float, what: _Entry | _Waiter) -> None:
+    def _push(self, when: float, what: Entry | Waiter) -> None:
         heapq.heappush(self._heap, (when, next(self._order), what))
-        if len(self._heap) > 2 * (len(self._entries) + self._waiting) + _READS:
+        if len(self._heap) > 2 * (len(self._entries) + self._waiting) + READS:
             # Whoever was woken or has left before the deadline leaves its place behind.
-            self._heap = [place for place in self._heap if _is_live(place[0], place[2])]
+            self._heap = [place for place in self._heap if is_live(place[0], place[2])]
             heapq.heapify(self._heap)
         self._arm()
 
@@ -214,32 +190,51 @@ class Poller:
 
     def _tick(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        now = self.clock.now()
+        now, begun = self.clock.now(), 0
         while self._heap and self._heap[0][0] <= now:
             when, _, what = heapq.heappop(self._heap)
-            if not _is_live(when, what):
+            if not is_live(when, what):
                 continue
-            if isinstance(what, _Waiter):
-                what.wake(_out_of_time(what.ref))
+            if isinstance(what, Waiter):
+                what.wake(out_of_time(what.ref))
             else:
                 what.due = math.inf
-                self._attend(what, now)
+                begun += self._attend(what, now, spread=begun >= _AT_ONCE)
         self._arm()
 
-    def _attend(self, entry: _Entry, now: float) -> None:
-        if not entry.reading and entry.watch.next_look <= now and self._is_wanted(entry):
-            entry.reading = True
-            self._ready.append(entry)
-            if len(self._workers) < _READS:
-                worker = asyncio.get_running_loop().create_task(self._work())
-                self._workers.add(worker)
-                worker.add_done_callback(self._workers.discard)
-        self._plan(entry)
+    def _attend(self, entry: Entry, now: float, *, spread: bool = False) -> bool:
+        """Have a task looked at that is due; whether that takes a read of its own."""
+        if entry.reading or entry.watch.next_look > now or not self._is_wanted(entry):
+            self._plan(entry)
+            return False
+        entry.reading = True
+        route = entry.watch.ref.route
+        if self.lists is not None and len(self._entries) >= _HANDFUL and self.lists.usable(route):
+            gathered = self._gathered.setdefault(route, [])
+            gathered.append(entry)
+            if len(gathered) == 1:
+                self.clock.call_at(now + _GATHERING, lambda: self._call(route))
+            return False
+        if spread:
+            self._put_off([entry])
+            return False
+        self._crew.add(entry)
+        return True
 
-    def _is_wanted(self, entry: _Entry) -> bool:
-        return not all(waiter.future.done() for waiter in entry.waiters) or (entry.release is not None and self.slots_wanted())
+    def _call(self, route: str) -> None:
+        """Those gathered are looked at: together, or each by itself."""
+        gathered = self._gathered.pop(route, [])
+        together = len(gathered) >= _HANDFUL or len(gathered) + len(self._near(route)) >= _HANDFUL
+        for errand in [Round(gathered)] if together and gathered else gathered:
+            self._crew.add(errand)
 
-    def _plan(self, entry: _Entry) -> None:
+    def _is_wanted(self, entry: Entry) -> bool:
+        for waiter in entry.waiters:
+            if not waiter.future.done():
+                return True
+        return entry.release is not None and self.slots_wanted()
+
+    def _plan(self, entry: Entry) -> None:
         if entry.reading:
             return
         if self._is_wanted(entry):
@@ -250,29 +245,71 @@ class Poller:
         if entry.release is None:
             self._entries.pop(entry.watch, None)
 
-    async def _work(self) -> None:
-        while self._ready:
-            entry = self._ready.popleft()
-            try:
-                entry.watch.looking(self.clock.now())
-                seen, hint = await self.look(entry.watch.ref)
-                await self._take(entry.watch, seen, hint)
-            except KlingError as error:  # there is nothing to ask, or nobody to ask it
-                self._give_up(entry, error.with_traceback(None))
-            except Exception as bug:  # noqa: BLE001  a waiter must hear of a defect in here, not hang on it
-                _log.error("looking at task %s broke", entry.watch.ref.task_id, exc_info=bug)
-                self._give_up(entry, KlingError(f"a defect in kling_async: {type(bug).__name__}; please report it"))
-            entry.reading = False
-            self._plan(entry)
-        # Here and not when the task is done, which is a turn of the loop later: what comes meanwhile needs a new worker.
-        self._workers -= {asyncio.current_task()}
+    async def _work(self, errand: Entry | Round) -> None:
+        if isinstance(errand, Entry):
+            await self._look_at(errand)
+        else:
+            await self._read_list(errand.entries)
+
+    async def _look_at(self, entry: Entry) -> None:
+        try:
+            entry.watch.looking(self.clock.now())
+            seen, hint = await self.look(entry.watch.ref, entry.watch.snapshot)
+            await self._take(entry.watch, seen, hint)
+        except KlingError as error:  # there is nothing to ask, or nobody to ask it
+            self._give_up(entry, error.with_traceback(None))
+        except Exception as bug:  # noqa: BLE001  a waiter must hear of a defect in here, not hang on it
+            _log.error("looking at task %s broke", entry.watch.ref.task_id, exc_info=bug)
+            self._give_up(entry, KlingError(f"a defect in kling_async: {type(bug).__name__}; please report it"))
+        self._done(entry)
+
+    async def _read_list(self, due: list[Entry]) -> None:
+        """Look at tasks of a route by reading the list; what it does not show for certain is looked at by itself."""
+        now, ref, wanted = self.clock.now(), due[0].watch.ref, {entry.watch.ref.task_id for entry in due}
+        near = self._near(ref.route)
+        for entry in due + near:
+            entry.reading = True
+            entry.watch.looking(now)
+        looked = {entry.watch.ref.task_id: entry for entry in due + near}
+        others = {entry.watch.ref.task_id: entry for entry in self._entries.values() if self._is_free(entry, ref.route)}
+        try:
+            rows = await self.lists.look(ref.action, ref.action2, {**others, **looked}, looked) if self.lists else {}
+            for number, (task_id, row) in enumerate(rows.items()):
+                entry = looked.get(task_id) or others[task_id]
+                seen = shown(row, entry.watch)
+                if seen is not None and (task_id in looked or (seen.status.final and self._is_free(entry, ref.route))):
+                    await self._take(entry.watch, seen, None)
+                    self._done(looked.pop(task_id, entry))
+                if number % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+        except Exception as bug:  # noqa: BLE001  those who wait get their looks, one by one
+            _log.error("reading a list of %s broke", ref.route, exc_info=bug)
+        for task_id, entry in looked.items():
+            if task_id in wanted:
+                self._crew.add(entry)
+            else:
+                self._done(entry)
+
+    def _near(self, route: str) -> list[Entry]:
+        """What comes along with those that are due: so those of a route fall into step, and one list serves all."""
+        now = self.clock.now()
+        return [entry for entry in self._entries.values() if self._is_free(entry, route) and is_near(entry.watch, now)]
+
+    def _is_free(self, entry: Entry, route: str) -> bool:
+        return not entry.reading and entry.watch.ref.route == route and self._is_wanted(entry)
+
+    def _done(self, entry: Entry) -> None:
+        entry.reading = False
+        self._plan(entry)
 
     async def _take(self, watch: Watch, seen: Seen, hint: float | None) -> None:
         before, now = watch.snapshot, self.clock.now()
-        spent = self._ration(seen)
-        news = watch.note(seen, now=now, roll=self.roll(), hint=hint, stretch=self._stretch)
-        if spent:
-            watch.keep_pace(now, self.roll(), self._stretch)
+        if self._ration.note(seen):
+            self._spread()
+        stretch = self._ration.stretch
+        news = watch.note(seen, now=now, roll=self.roll(), hint=hint, stretch=stretch)
+        if self._ration.spent:
+            watch.keep_pace(now, self.roll(), stretch)
         if news.changed:
             await self.on_news(watch, before)
         entry = self._entries.get(watch)
@@ -287,56 +324,26 @@ class Poller:
         elif news.changed:
             entry.wake(None, any_change=True)
 
-    def _give_up(self, entry: _Entry, error: KlingError) -> None:
+    def _give_up(self, entry: Entry, error: KlingError) -> None:
         """No look was made, and another at once would fare no better."""
         entry.watch.keep_pace(self.clock.now(), self.roll())
         self._let_go(entry, str(error))
         entry.wake(error)
 
-    def _let_go(self, entry: _Entry, why: str) -> None:
+    def _let_go(self, entry: Entry, why: str) -> None:
         """The task has not failed, and nobody can see it end: slots held until then would be held for ever."""
         if entry.release is not None and not self._closed:
             self.tell(Anomaly(what="slot-let-go", detail=f"{why}: its slot is given to the next, the task may go on", ref=entry.watch.ref))
             entry.free_slots()
 
-    def _ration(self, seen: Seen) -> bool:
-        """Outages and throttling concern all tasks of the gateway: together they may add only so many looks.
-
-        True when those are spent.
-        """
-        if isinstance(seen, Refusal) and seen.http_status == 429:  # noqa: PLR2004
-            self._stretch = min(_LONGEST_STRETCH, self._stretch * 2)
-        if isinstance(seen, Snapshot):
-            self._tokens = min(_BUDGET, self._tokens + 1)
-            self._stretch = max(1.0, self._stretch * 0.9)
-            if self._down:
-                self._down = False
-                self._spread()
-            return False
-        if self._tokens < _COST:
-            self._down = True
-            return True
-        self._tokens -= _COST
-        return False
-
     def _spread(self) -> None:
         """An outage is over: what has queued up behind looks that hung must not be asked for all at once."""
-        queued, now = list(self._ready), self.clock.now()
-        self._ready.clear()
-        for entry in queued:
+        for errand in self._crew.take_back():
+            self._put_off(errand.entries if isinstance(errand, Round) else [errand])
+
+    def _put_off(self, entries: list[Entry]) -> None:
+        """Look at them some time within their gaps."""
+        for entry in entries:
             entry.reading = False
-            entry.watch.spread(now, self.roll())
+            entry.watch.spread(self.clock.now(), self.roll())
             self._plan(entry)
-
-
-def _is_live(when: float, what: _Entry | _Waiter) -> bool:
-    # A look that was put off or called off, and whoever waits no longer, leaves its place behind.
-    return when == what.due if isinstance(what, _Entry) else not what.future.done()
-
-
-def _closed(ref: TaskRef) -> ConfigurationError:
-    return ConfigurationError(f"the session was closed; the task goes on, attach to it in a new session: {ref}")
-
-
-def _out_of_time(ref: TaskRef) -> TaskTimeoutError:
-    return TaskTimeoutError("the waiting ran out of time; the task goes on", ref=ref)

@@ -74,6 +74,12 @@ class TaskHandle(Generic[R]):
         """Whether the task is known to be final. It becomes so only while somebody waits or looks."""
         return self._watch.done
 
+    @property
+    def usual(self) -> float | None:
+        """Seconds that such tasks usually take, as far as is known: half of them take longer. An estimate; no I/O."""
+        forecast = self._watch.pace.forecast
+        return None if forecast is None else forecast.quantile(0.5)
+
     def __await__(self) -> Generator[Any, None, R]:
         """Wait until the task is final: see `wait`."""
         return self.wait().__await__()

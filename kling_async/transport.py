@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import netrc
 import os
 import platform
@@ -21,16 +22,17 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from aiohttp import ClientSession as ClientSession  # noqa: PLC0414  the one place others get the type from
 from attrs import define, field, frozen
+from yarl import URL
 
-from kling_async._auth import Credentials, KeyPair, bearer, masked
-from kling_async._body import Body
+from kling_async._auth import Credentials, KeyPair, bearer, masked, term
 from kling_async._clock import Clock
 from kling_async._fault import ConfigurationError
+from kling_async._patience import Patience
 from kling_async._verdict import Failure
 from kling_async._version import __version__
 from kling_async._wire import Reply, Request
 from kling_async.errors import InvalidJobError
-from kling_async.upload import outgoing
+from kling_async.upload import Upload, outgoing
 
 __all__ = ["USER_AGENT", "ClientSession", "FailedExchange", "Proxy", "Transport", "failure_of", "proxy_for", "trusted"]
 
@@ -52,6 +54,12 @@ SOCKETS: Final = 90
 
 _KEPT_HEADERS: Final = ("content-type", "date", "location", "retry-after", "x-oneapi-request-id", "x-request-id")
 USER_AGENT: Final = f"kling_async/{__version__} (Python {platform.python_version()}; aiohttp {aiohttp.__version__})"
+_HEADERS: Final = {
+    "User-Agent": USER_AGENT,
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
 
 
 class FailedExchange(Exception):  # noqa: N818  carries a value between two floors; never reaches a user
@@ -110,6 +118,9 @@ class Transport:
     _reads: ClientSession | None = field(default=None, init=False)
     _paid: ClientSession | None = field(default=None, init=False)
     _skew: float = field(default=0.0, init=False)
+    _bearer: str = field(default="", init=False, repr=False)
+    _bearer_term: float = field(default=math.nan, init=False)
+    _patience: Patience = field(factory=lambda: Patience(READ_TIMEOUT), init=False)
     _closed: bool = field(default=False, init=False)
 
     async def read(self, request: Request) -> Reply:
@@ -119,12 +130,39 @@ class Transport:
             FailedExchange: no complete reply came in time.
             ConfigurationError: the session to read with has been closed by its owner.
         """
-        if self.injected is not None and self.injected.closed:
-            msg = "the aiohttp session given as http=… is closed: close it after the KlingSession that reads with it"
-            raise ConfigurationError(msg)
-        if self._reads is None:
-            self._reads = self.injected or self._session(aiohttp.TCPConnector(limit=SOCKETS + 10, ssl=trusted(self.trust_env)))
-        return await self._exchange(self._reads, request, bound=READ_TIMEOUT, on_sent=None)
+        if self._reads is None or self.injected is not None:
+            self._reads = self._to_read_with()
+        own = self._reads is not self.injected
+        failure: Failure
+        try:
+            with self._patience:
+                if own:
+                    self._reads.headers["Authorization"] = self._authorization()
+                # An injected session has an environment, or none, of its own.
+                proxy = await proxy_for(request.url, trust_env=True) if own and self.trust_env else None
+                # Whatever holds the key stands in the call, so that no frame of ours has it in a local.
+                response = await self._reads.request(
+                    request.method,
+                    _address(request.url),
+                    headers=None if own else {**_HEADERS, "Authorization": self._authorization()},
+                    proxy=proxy.url if proxy else None,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                )
+                try:
+                    body = await _bounded(response)
+                finally:
+                    if not response.closed:  # else it has been read to its end, and its connection given back
+                        response.close()
+                kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+                return Reply(status=response.status, headers=kept, body=masked(self.credentials, body))
+        except asyncio.CancelledError as cancelled:
+            # The frames of aiohttp hold the key, and a timeout around this call would keep them as its cause.
+            raise cancelled.with_traceback(None) from None
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            failure = failure_of(error, sent=False)
+        # Raised out here, so that the original, whose text holds the key, is not kept as the context.
+        raise FailedExchange(failure)
 
     async def pay(self, request: Request, *, on_sent: Callable[[], None]) -> Reply:
         """Send a paid request once, on a connection of its own; `on_sent` is called before its first byte leaves.
@@ -136,8 +174,37 @@ class Transport:
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_headers_sent)
             self._paid = self._session(aiohttp.TCPConnector(force_close=True, limit=0, ssl=trusted(self.trust_env)), trace_configs=[trace])
-        bound = CREATION_TIMEOUT + (request.body.size if request.body else 0) / UPLOAD_RATE
-        return await self._exchange(self._paid, request, bound=bound, on_sent=on_sent)
+        body, size = (None, 0) if request.body is None else (outgoing(request.body), request.body.size)
+        context = SimpleNamespace(sent=False, hook=on_sent, scope=None, bound=CREATION_TIMEOUT + size / UPLOAD_RATE, timer=None)
+        failure: Failure
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT) as context.scope:
+                proxy = await proxy_for(request.url, trust_env=True) if self.trust_env else None
+                # Not in the call: no frame of ours holds the key in a local.
+                self._paid.headers["Authorization"] = self._authorization()
+                async with self._paid.request(
+                    request.method,
+                    request.url,
+                    data=body,
+                    headers={"Content-Length": str(size)} if isinstance(body, Upload) else None,  # else it were chunked
+                    proxy=proxy.url if proxy else None,
+                    allow_redirects=False,
+                    trace_request_ctx=context,
+                ) as response:
+                    answer = await _bounded(response)
+                    kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+                    return Reply(status=response.status, headers=kept, body=masked(self.credentials, answer))
+        except asyncio.CancelledError as cancelled:
+            # The frames of aiohttp hold the key, and a timeout around this call would keep them as its cause.
+            raise cancelled.with_traceback(None) from None
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            # A RuntimeError is what uvloop raises for writing to a closed connection.
+            failure = failure_of(error, sent=context.sent)
+        finally:
+            if context.timer is not None:
+                context.timer.cancel()
+        # Raised out here, so that the original, whose text holds the key, is not kept as the context.
+        raise FailedExchange(failure)
 
     def correct_clock(self, reply: Reply) -> bool:
         """Sign from now on by the server's clock, as told by its `Date` header; false when nothing is signed, or it does not tell."""
@@ -154,10 +221,26 @@ class Transport:
     async def aclose(self) -> None:
         """Close what was opened here, and open nothing more."""
         self._closed = True
+        self._patience.close()
         for session in (self._reads, self._paid):
             if session is not None and session is not self.injected:
                 await session.close()
         self._reads = self._paid = None
+
+    def _to_read_with(self) -> ClientSession:
+        if self.injected is None:
+            # Compressed, the few bytes of a task take longer to unpack than to read; what comes compressed all the same is unpacked.
+            return self._session(aiohttp.TCPConnector(limit=SOCKETS + 10, ssl=trusted(self.trust_env)))
+        if self.injected.closed:
+            msg = "the aiohttp session given as http=… is closed: close it after the KlingSession that reads with it"
+            raise ConfigurationError(msg)
+        return self.injected
+
+    def _authorization(self) -> str:
+        now = self.clock.wall() + self._skew
+        if (term_ := term(self.credentials, now)) != self._bearer_term:
+            self._bearer, self._bearer_term = f"Bearer {bearer(self.credentials, now)}", term_
+        return self._bearer
 
     def _session(self, connector: aiohttp.TCPConnector, **options: Any) -> ClientSession:
         if self._closed:
@@ -166,52 +249,11 @@ class Transport:
         return ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": USER_AGENT},
+            headers=_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             raise_for_status=False,
             **options,
         )
-
-    def _headers(self, body: Body | None) -> dict[str, str]:
-        return {
-            "Authorization": f"Bearer {bearer(self.credentials, self.clock.wall() + self._skew)}",
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            **({} if body is None else {"Content-Length": str(body.size)}),  # else what comes in steps were chunked
-        }
-
-    async def _exchange(self, session: ClientSession, request: Request, *, bound: float, on_sent: Callable[[], None] | None) -> Reply:
-        context = SimpleNamespace(sent=False, hook=on_sent, scope=None, bound=bound, timer=None)
-        failure: Failure
-        try:
-            async with asyncio.timeout(bound if on_sent is None else CONNECT_TIMEOUT) as context.scope:
-                # An injected session has an environment, or none, of its own.
-                proxy = await proxy_for(request.url, trust_env=self.trust_env and session is not self.injected)
-                # The headers are built in the call, so that no frame of ours holds the key in a local.
-                async with session.request(
-                    request.method,
-                    request.url,
-                    data=None if request.body is None else outgoing(request.body),
-                    headers=self._headers(request.body),
-                    proxy=proxy.url if proxy else None,
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    trace_request_ctx=None if on_sent is None else context,
-                ) as response:
-                    body = await _bounded(response)
-                    kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-                    return Reply(status=response.status, headers=kept, body=masked(self.credentials, body))
-        except asyncio.CancelledError as cancelled:
-            # The frames of aiohttp hold the key, and a timeout around this call would keep them as its cause.
-            raise cancelled.with_traceback(None) from None
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
-            # A RuntimeError is what uvloop raises for writing to a closed connection.
-            failure = failure_of(error, sent=context.sent)
-        finally:
-            if context.timer is not None:
-                context.timer.cancel()
-        # Raised out here, so that the original, whose text holds the key, is not kept as the context.
-        raise FailedExchange(failure)
 
 
 async def proxy_for(url: str, *, trust_env: bool) -> Proxy | None:
@@ -284,7 +326,18 @@ async def _headers_sent(_session: ClientSession, names: SimpleNamespace, _params
     context.hook()
 
 
+_home: Final = functools.lru_cache(8)(URL)
+
+
+def _address(url: str) -> URL:
+    # As it stands: it has been quoted. Beside one that is known, the half of the time.
+    path = url.index("/", len("https://"))
+    return URL(url, encoded=True) if "?" in url else _home(url[:path]).with_path(url[path:], encoded=True)
+
+
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    if response.content.is_eof() and response.content.total_bytes <= MAX_BODY:  # it came in one piece with its head, as most do
+        return response.content.read_nowait()
     pieces: list[bytes] = []
     size = 0
     async for piece in response.content.iter_any():

@@ -10,7 +10,7 @@ import pytest
 
 from kling_async.testing import VirtualLoop, no_leaks
 
-pytest_plugins = ("matrix",)
+pytest_plugins = ("matrix", "postgres")
 
 
 def pytest_collection_finish() -> None:

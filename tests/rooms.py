@@ -52,7 +52,7 @@ class FakeGateway:
     under_way: int = 0
     at_most: int = 0
 
-    async def look(self, ref: TaskRef) -> tuple[Seen, float | None]:
+    async def look(self, ref: TaskRef, _known: Snapshot | None = None) -> tuple[Seen, float | None]:
         self.looks.append((ref.task_id, asyncio.get_running_loop().time()))
         self.under_way += 1
         self.at_most = max(self.at_most, self.under_way)
@@ -113,7 +113,7 @@ class Room:
     @property
     def idle(self) -> bool:
         """Whether nothing is looked after any more."""
-        return not self.poller._entries and not self.poller._workers
+        return not self.poller._entries and self.poller._crew.idle
 
 
 PROCESSING, SUCCEEDED, FAILED = map(snapshot, (Status.PROCESSING, Status.SUCCEED, Status.FAILED))

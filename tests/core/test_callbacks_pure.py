@@ -13,7 +13,8 @@ from kling_async import CallbackError, ConfigurationError, InvalidJobError, Poll
 from kling_async._binding import Binding
 from kling_async._capability import capability, digest_of
 from kling_async._clock import SystemClock
-from kling_async._pacing import pace_for
+from kling_async._durations import kind_asked
+from kling_async._pacing import Paces
 from kling_async.callbacks import Receiver, decode
 from kling_async.callbacks._asgi import _below
 from kling_async.callbacks._posts import Post, flat, head_fault, token_of
@@ -274,13 +275,11 @@ def test_hurried() -> None:
 
 def test_pace_where_posts_come() -> None:
     """Where posts are expected the first look waits until nearly all of a kind are done; what a user says is obeyed."""
-    called = [
-        pace_for(Polling(), *route, called=True).first
-        for route in (("images", "generations"), ("images", "kolors-virtual-try-on"), ("videos", "x"))
-    ]
-    assert called == [40.0, 30.0, 480.0]
-    assert pace_for(Polling(first=3.0), "videos", "x", called=True).first == 3.0
-    assert pace_for(Polling(queued_timeout=60.0), "videos", "x", called=True) == pace_for(Polling(), "videos", "x")
+    kinds = [kind_asked(route, {}) for route in ("images/generations", "images/kolors-virtual-try-on", "videos/x")]
+    assert [Paces(Polling()).of(kind, called=True).first for kind in kinds] == [40.0, 30.0, 480.0]
+    assert Paces(Polling(first=3.0)).of(kinds[2], called=True).first == 3.0
+    bounded = Paces(Polling(queued_timeout=60.0))
+    assert bounded.of(kinds[2], called=True) == bounded.of(kinds[2])
 
 
 @pytest.mark.row("H1")

@@ -1,57 +1,113 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from attrs import evolve
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kling_async._pacing import Pace, Polling, Retry, backoff, check_timeout, next_gap, pace_for
+from kling_async._durations import Durations, Kind, kind_asked
+from kling_async._pacing import Pace, Paces, Polling, Retry, backoff, check_timeout, next_gap
 from kling_async.errors import ConfigurationError
 from kling_async.jobs import ALL_JOBS
 
 PACE = Pace(first=10.0, interval=5.0, max_interval=15.0)
+CLIPS = kind_asked("videos/text2video", {})
+PICTURES = kind_asked("images/generations", {})
 rolls = st.floats(0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("verb", "pace"),
-    [
-        ("generate_image", (2.0, 2.0, 5.0)),
-        ("virtual_try_on", (4.0, 2.0, 5.0)),
-        *((verb, (10.0, 5.0, 15.0)) for verb in ("text2video", "image2video", "video_extend", "lip_sync")),
-    ],
-)
-def test_usual_paces(verb: str, pace: tuple[float, float, float]) -> None:
-    """Each kind of job is looked after as quickly as such jobs are done (`api.md` 9)."""
+def looks(pace: Pace, until: float) -> list[float]:
+    """The ages at which looks are made when nothing is late and the dice show the middle."""
+    ages = [0.0]
+    while ages[-1] < until:
+        ages.append(ages[-1] + next_gap(pace, ages[-1], jitter=0.2, roll=0.5))
+    return ages[1:]
+
+
+def taught(*seconds: float, times: int = 1) -> Durations:
+    """What is known where clips took that long, as exactly as the service may tell."""
+    durations = Durations()
+    for took in seconds * times:
+        durations.learn(CLIPS, took, took)
+    return durations
+
+
+@pytest.mark.parametrize("verb", [job.verb for job in ALL_JOBS])
+def test_nothing_known(verb: str) -> None:
+    """Before anything is learnt looks begin early and double their age, so that no task is seen later than at twice its age and a gap."""
     route = next(job.route for job in ALL_JOBS if job.verb == verb)
-    first, interval, max_interval = pace
-    assert pace_for(Polling(), route.action, route.action2) == Pace(first=first, interval=interval, max_interval=max_interval)
+    pace = Paces(Polling()).of(kind_asked(str(route), {}))
+    ages = looks(pace, 2000.0)
+    assert 2.0 <= ages[0] <= 12.0
+    assert all(after <= 2.5 * before for before, after in pairwise(ages))
+    assert all(after - before <= 12.001 for before, after in pairwise(ages) if pace.first <= before < 455.0)
+
+
+def test_even_once_most_end() -> None:
+    """What is known: a look as the first are done, an even pace while most end, and gaps that grow by a quarter each beyond the last."""
+    pace = Paces(Polling(), taught(*range(100, 220, 5), times=4)).of(CLIPS)
+    assert pace.early == ()
+    assert 60 < pace.first < 115
+    assert pace.interval == 12.0
+    assert pace.tail is not None
+    assert 200 < pace.tail < 400
+    gaps = [after - before for before, after in pairwise(looks(pace, 2000.0))]
+    even = round((pace.tail - pace.first) / 12)
+    assert gaps[: even - 1] == pytest.approx([12.0] * (even - 1))
+    assert gaps == pytest.approx(sorted(gaps))
+    assert gaps[-1] == pytest.approx(36.0)
+
+
+@pytest.mark.parametrize(("wrong", "latest"), [(2.0, 0.3), (0.5, 0.06)])
+def test_a_wrong_model_is_harmless(wrong: float, latest: float) -> None:
+    """Where tasks take half or double of all that was ever learnt they are late by a part of their time, and no more is read."""
+    took = [160.0 * (0.8 + 0.02 * step) for step in range(21)]
+    pace = Paces(Polling(), taught(*(wrong * seconds for seconds in took), times=5)).of(CLIPS)
+    seen = [next(age for age in looks(pace, 3 * seconds + 100) if age >= seconds) for seconds in took]
+    reads = [sum(age < seconds for age in looks(pace, seconds)) + 1 for seconds in took]
+    assert sum(after - seconds for after, seconds in zip(seen, took, strict=True)) / sum(took) < latest
+    assert max(reads) <= 16
 
 
 def test_paces_are_the_callers() -> None:
-    """What `Polling` says counts, and the longest gap is never shorter than the first."""
-    assert pace_for(Polling(first=1), "videos", "text2video") == Pace(first=1, interval=5.0, max_interval=15.0)
-    assert pace_for(Polling(interval=60), "videos", "text2video") == Pace(first=10.0, interval=60, max_interval=60)
-    assert pace_for(Polling(interval=1, max_interval=2), "images", "generations") == Pace(first=2.0, interval=1, max_interval=2)
+    """What `Polling` says counts more than what is known, whatever that is."""
+    for known in (Durations(), taught(160.0, 170.0, times=20)):
+        pace = Paces(Polling(first=1.0), known).of(CLIPS)
+        assert (pace.first, pace.early) == (1.0, ())
+        pace = Paces(Polling(interval=60.0), known).of(CLIPS)
+        assert (pace.interval, pace.max_interval) == (60.0, 60.0)
+        assert Paces(Polling(max_interval=2.0), known).of(CLIPS).interval == 2.0
+        pace = Paces(Polling(first=7.0, interval=1.0, max_interval=2.0), known).of(PICTURES)
+        assert (pace.first, pace.interval, pace.max_interval, pace.queued) == (7.0, 1.0, 2.0, None)
+
+
+def test_a_bound_on_queueing_is_kept() -> None:
+    """Where queueing is bounded there is a look soon after that time, however late the first one would be."""
+    pace = Paces(Polling(queued_timeout=30.0), taught(300.0, 310.0, times=20)).of(CLIPS)
+    assert any(30.0 <= age <= 30.0 + 2 * pace.interval for age in looks(pace, 400.0))
+    assert pace.queued is None
 
 
 def test_gaps_grow() -> None:
-    """The first look has its own time; from then on gaps grow by a quarter up to the longest."""
-    gaps = [next_gap(PACE, looks, jitter=0.2, roll=0.5) for looks in range(9)]
-    assert gaps[:3] == [10.0, 5.0, 6.25]
-    assert gaps[1:] == sorted(gaps[1:])
-    assert gaps[-1] == 15.0
+    """Where nothing is known of a tail gaps grow by a quarter each from the first look on, up to the longest."""
+    ages = looks(PACE, 100.0)
+    assert ages[:4] == [10.0, 15.0, 21.25, 29.0625]
+    assert ages[-1] - ages[-2] == 15.0
 
 
-@given(st.integers(0, 10**9), st.floats(0.0, 1.0), rolls)
-def test_jitter_is_bounded(looks: int, jitter: float, roll: float) -> None:
-    """However long a task is looked after, a gap stays within its share of jitter."""
-    exact = next_gap(PACE, looks, jitter=0.0, roll=roll)
-    assert 5.0 <= exact <= 15.0
-    gap = next_gap(PACE, looks, jitter=jitter, roll=roll)
-    assert exact * (1 - jitter) - 1e-9 <= gap <= exact * (1 + jitter) + 1e-9
+@settings(max_examples=50)
+@given(st.floats(0.0, 1e9), st.floats(0.0, 1.0), rolls, st.lists(st.floats(1.0, 4000.0), max_size=6))
+def test_gaps_are_bounded(age: float, jitter: float, roll: float, known: list[float]) -> None:
+    """However old a task is, and whatever is known: a gap is above zero, and no longer than to the first look, or the longest gap."""
+    pace = Paces(Polling(), taught(*known)).of(CLIPS)
+    gap = next_gap(pace, age, jitter=jitter, roll=roll)
+    assert 0.0 < gap <= max(pace.first - age, 0.0) + pace.max_interval * (1 + jitter)
+    exact = next_gap(pace, age, jitter=0.0, roll=roll)
+    assert abs(gap - exact) <= jitter * min(exact, pace.max_interval) + 1e-9
 
 
 @given(st.integers(1, 10**6), rolls, st.none() | st.floats(0, 1e6))
@@ -106,8 +162,25 @@ def test_jitter_is_a_share(bad: float | None) -> None:
 def test_presets() -> None:
     """The presets are settings like any other, said in a word."""
     assert Polling.fixed(3) == Polling(first=3, interval=3, max_interval=3, jitter=0.0)
-    pace = pace_for(Polling.fixed(3), "videos", "text2video")
-    assert [next_gap(pace, looks, jitter=0.0, roll=0.9) for looks in range(4)] == [3, 3, 3, 3]
+    for known in (Durations(), taught(100.0, times=20)):
+        assert looks(Paces(Polling.fixed(3), known).of(CLIPS), 12) == [3, 6, 9, 12]
+        ages = looks(Paces(Polling.backoff(4, max_interval=8), known).of(CLIPS), 60)
+        assert ages[:4] == [4.0, 8.0, 13.0, 19.25]
+        assert ages[-1] - ages[-2] == 8.0
+    assert evolve(Polling.backoff(4, max_interval=8), jitter=0.0) == evolve(Polling.backoff(4, max_interval=8), jitter=0.0)
+    assert evolve(Polling.backoff(4, max_interval=8), timeout=5.0) != Polling(first=4, interval=4, max_interval=8, timeout=5.0)
     assert Polling.patient().timeout is None
     assert Retry.never().attempts == 1
     assert Retry.patient().attempts > Retry().attempts
+
+
+def test_paces_follow_what_is_known() -> None:
+    """A pace is made once for all tasks of a kind, and anew when more is known; how many are kept is bounded."""
+    paces = Paces(Polling())
+    before = paces.of(CLIPS)
+    assert paces.of(CLIPS) is before
+    paces.durations.learn(CLIPS, 50.0, 60.0)
+    assert paces.of(CLIPS) is not before
+    for number in range(1000):
+        paces.of(Kind(levels=(f"k{number}",), usual=100.0))
+    assert len(paces._made) <= 256

@@ -48,11 +48,11 @@ CLASSES = {
 """All classes of the package, private ones too; what errors show is looked at where they are raised (`test_secrets.py`)."""
 HARMLESS = {
     "a place on this machine": "journal._journal.Journal.path journal._owners.Owner.path journal._rows.Artifact.path media.File.path "
-    "journal._writer.Writer.path emulator.server._Running.url",
+    "journal._file.FileDatabase.path journal._postgres.Lease.path journal._postgres.PostgresJournal.path emulator.server._Running.url",
     "the name of a purchase": "hints._Expected.key journal._rows.Artifact.key journal._rows.Creation.key purchase.Order.key",
     "what people are told": "_wire._Said.text emulator._render_words.Words.text jobs._video.LipSync.text",
     "a route, whose query holds ids": "_wire.Request.url",
-    "written without secrets": "journal._rows.Creation.request journal._rows.Creation.result journal._writer._Item.result",
+    "written without secrets": "journal._rows.Creation.request journal._rows.Creation.result journal._database.Item.result",
     "bytes of a file": "_containers.Inspector.head emulator._studio.Rendered.data",
     "what the emulator answers": "emulator._replies.Reply.headers",
 }
@@ -63,7 +63,7 @@ PLAIN = set(
         """
         _digest _tail _unknown_word account action action2 asked aspect_ratio at_work audio_type base callback_hash cause choices claim code
         content_type dedupe default_model detail digest ending extension external_task_id fail fault fields flaw font help id
-        image_reference kind kinds label lines message method mode model model_name models name negative_prompt note noun origin
+        image_reference kind kinds label levels lines message method mode model model_name models name negative_prompt note noun origin
         owner peer prefix prompt raw_status reason request_id resolution route running service_id sha256 shot_type state subject
         task_id type types undocumented validator verified video_id voice_id voice_language voice_list
         what why
@@ -74,6 +74,7 @@ PLAIN = set(
 SPEAKING = {
     "callbacks._receiver.Receiver": "shown below",
     "session.KlingSession": "shown below",
+    "files._hand._Thread": "a thread, as threads are shown",
     "journal._writer._Thread": "a thread, as threads are shown",
     "testing._leaks._Complaints": "a log handler, as those are shown",
     "testing._time.VirtualLoop": "an event loop, as those are shown",

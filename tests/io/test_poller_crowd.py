@@ -79,7 +79,7 @@ async def test_coming_and_going() -> None:
 async def test_the_servers_wish_is_not_stretched(seen: Seen) -> None:
     """A look refused with `Retry-After` is repeated when the server said, also while all gaps are stretched for refusals before."""
     room = Room()
-    room.poller._stretch = 8.0 if seen == refused(503, 40.0) else 1.0
+    room.poller._ration.stretch = 8.0 if seen == refused(503, 40.0) else 1.0
     handle = room.handle(seen, SUCCEEDED)
     assert await handle == (VIDEO,)
     (_, first), (_, second) = room.gateway.looks
@@ -121,7 +121,7 @@ class Crowd:
         made.begin(now() - 60 + 60 * share, 0.5)
         return made
 
-    async def look(self, ref: TaskRef) -> tuple[Seen, float | None]:
+    async def look(self, ref: TaskRef, _known: object = None) -> tuple[Seen, float | None]:
         self.looks.append(now())
         if self.trouble is not None and self.takes:
             await asyncio.sleep(self.takes)

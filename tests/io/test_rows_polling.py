@@ -11,6 +11,7 @@ import pytest
 from kling_async import (
     KlingSession,
     NotFoundError,
+    Polling,
     ResultMissingError,
     Status,
     TaskFailedError,
@@ -255,7 +256,7 @@ async def test_an_outage(gateway: Gateway) -> None:
     """Five minutes of outage add no more looks than the budget has, and afterwards they come spread as they came before."""
     gateway.lasts, count = 1e6, 100
     loop = asyncio.get_running_loop()
-    async with KlingSession("sk-x", base_url=gateway.url) as kling:
+    async with KlingSession("sk-x", base_url=gateway.url, polling=Polling(first=15, interval=15, max_interval=15)) as kling:
         handles: list[TaskHandle[Any]] = await asyncio.gather(*(kling.text2video(prompt="a fox") for _ in range(count)))
         waits = [asyncio.ensure_future(handle.wait()) for handle in handles]
         await asyncio.sleep(300)

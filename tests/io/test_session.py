@@ -85,7 +85,7 @@ async def test_a_thousand_awaiters(emulator: Emulator, kling: KlingSession) -> N
         waiter.cancel()
     assert len(await waiters[0]) == 1
     assert all(waiter.cancelled() for waiter in waiters[1:])
-    assert abs(len(emulator.log.reads_for(crowded.task_id)) - len(emulator.log.reads_for(alone.task_id))) <= 5
+    assert len(emulator.log.reads_for(crowded.task_id)) <= len(emulator.log.reads_for(alone.task_id)) + 5  # the first has taught
 
 
 async def test_two_handles_one_stream(emulator: Emulator, kling: KlingSession) -> None:

@@ -1,0 +1,116 @@
+"""Whole generations, from the paid request to the result, beside a hand-written loop: `python benchmarks/generations.py [--quick]`.
+
+The loop looks once per interval. What is compared must bring its results as soon: the pace of the session is set so that the mean lag,
+from a task's end at the server to the return of the `await`, is that of the loop in the same pair of runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from attrs import frozen
+
+import floor
+import ours
+import server
+from kit import Figure, Numbers, fresh, main, middle, started
+from kling_async import Polling
+
+
+@frozen(kw_only=True)
+class Load:
+    """How many tasks at once, how long they take, how often the loop looks, in seconds; and how often both are run."""
+
+    tasks: int
+    median: float
+    interval: float
+    times: int
+
+    def loop(self, url: str) -> Numbers:
+        """A run of the loop."""
+        return fresh(floor.__file__, "floor", url, self.tasks, self.median, self.interval)
+
+    def ours(self, url: str, pace: float, how: str = "gateway") -> Numbers:
+        """A run of a session."""
+        return fresh(__file__, "ours", url, self.tasks, self.median, f"{pace:.3f}", how)
+
+
+SMALL = Load(tasks=1000, median=3.0, interval=1.0, times=3)
+LONG = Load(tasks=1000, median=10.0, interval=1.0, times=3)
+MANY = Load(tasks=5000, median=10.0, interval=1.0, times=2)
+QUICK = Load(tasks=200, median=1.0, interval=0.3, times=1)
+
+
+def paces(url: str, load: Load) -> float:
+    """The pace, as a part of the mean lag that comes of it."""
+    wanted, pace = load.loop(url)["lag"], load.interval
+    for _ in range(2):
+        part = pace / load.ours(url, pace)["lag"]
+        pace = max(part * wanted, load.interval / 5)
+    return part
+
+
+def by_session(url: str, tasks: str, median: str, pace: str, how: str = "gateway") -> Numbers:
+    """A session: of a gateway, of a server with lists (`official`), or one that is called back (`called`)."""
+    polling = Polling() if how == "called" else Polling(interval=float(pace), max_interval=3 * float(pace))
+
+    async def run() -> Numbers:
+        async with ours.session(url, polling, official=how == "official", called=how == "called") as kling:
+            return await floor.measured(url, int(tasks), float(median), lambda: ours.generate(kling), lessons=50)
+
+    return asyncio.run(run())
+
+
+def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls it
+    """The lines about whole generations."""
+    with started(server.PATH) as url:
+        part = paces(url, QUICK if quick else SMALL)
+        yield from few(url, QUICK if quick else SMALL, part)
+        if not quick:
+            yield from more(url, part)
+
+
+def run(url: str, load: Load, part: float, *ways: str) -> dict[str, list[Numbers]]:
+    """Loop and sessions in turns, at the pace that gives the lag which the loop has just had."""
+    runs: dict[str, list[Numbers]] = {way: [] for way in ("floor", *ways)}
+    for _ in range(load.times):
+        runs["floor"].append(load.loop(url))
+        for way in ways:
+            runs[way].append(load.ours(url, part * middle(runs["floor"], "lag"), way))
+    return runs
+
+
+def few(url: str, load: Load, part: float) -> Iterator[Figure]:
+    """Tasks that end after a few looks; and the two ways to look less."""
+    runs = run(url, load, part, "gateway", "official", "called")
+    yield per_task(f"CPU per task, {load.tasks:,} tasks", "≤ 0.75 × floor", 0.75, runs["gateway"], runs["floor"])
+    yield per_task(f"list reads (official), {load.tasks:,} whole generations", "≤ 0.3 × floor", 0.3, runs["official"], runs["floor"])
+    called = runs["called"]
+    lag = middle(called, "median lag") * 1000
+    yield Figure(name="callbacks: median lag", goal="≤ 5 ms", limit=5, value=lag, unit="ms", digits=1)
+    yield Figure(name="callbacks: reads per task", goal="< 2", limit=1.999, value=middle(called, "reads"))
+
+
+def more(url: str, part: float) -> Iterator[Figure]:
+    """Tasks that take many looks, and very many tasks."""
+    runs = run(url, LONG, part, "gateway")
+    yield per_task(f"CPU per task, {LONG.tasks:,} long tasks", "≤ 0.6 × floor", 0.6, runs["gateway"], runs["floor"])
+    runs = run(url, MANY, part, "gateway")
+    yield per_task(f"CPU per task, {MANY.tasks:,} tasks", "≤ 0.6 × floor", 0.6, runs["gateway"], runs["floor"])
+    sockets = middle(runs["gateway"], "sockets")
+    yield Figure(name=f"sockets at {MANY.tasks:,} tasks", goal="≤ 100", limit=100, value=sockets, digits=0)
+
+
+def per_task(name: str, goal: str, limit: float, runs: list[Numbers], beside: list[Numbers]) -> Figure:
+    """CPU per task beside the loop's, and what else differs."""
+    said = (("reads per task", "reads", 1), ("mean lag s", "lag", 2), ("sockets", "sockets", 0), ("memory MB", "memory", 0))
+    note = ", ".join(f"{words} {middle(runs, key):.{digits}f} / {middle(beside, key):.{digits}f}" for words, key, digits in said)
+    return Figure(name=name, goal=goal, limit=limit, value=middle(runs, "cpu"), reference=middle(beside, "cpu"), unit="ms", note=note)
+
+
+CASES: Final = {"ours": by_session}
+
+if __name__ == "__main__":
+    main(rows, CASES)

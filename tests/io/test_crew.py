@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+from attrs import define, field
+
+from kling_async._clock import SystemClock
+from kling_async._patience import Patience
+from kling_async.crew import READS, Crew
+from kling_async.models import Status
+from rooms import PROCESSING, SUCCEEDED, Room, settle, snapshot
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+
+def now() -> float:
+    """Seconds of the loop."""
+    return asyncio.get_running_loop().time()
+
+
+@define(eq=False)
+class Job:
+    """Something to read, the more worth the longer ago it was read last."""
+
+    number: int
+    since: float = 0.0
+
+    def gain(self, at: float) -> float:
+        return at - self.since
+
+
+@define(eq=False)
+class Works:
+    """A crew whose reads take a while, and what it did."""
+
+    takes: float = 1.0
+    max_rate: float | None = None
+    begun: list[tuple[float, int]] = field(factory=list)
+    crew: Crew[Job] = field(init=False)
+    under_way: int = 0
+    at_most: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.crew = Crew(self.work, SystemClock(), self.max_rate)
+
+    async def work(self, job: Job) -> None:
+        self.begun.append((now(), job.number))
+        self.under_way += 1
+        self.at_most = max(self.at_most, self.under_way)
+        await asyncio.sleep(self.takes)
+        self.under_way -= 1
+
+
+async def test_the_best_come_first() -> None:
+    """While more is to be read than may be at once, what is worth most is read next, and everything is read once."""
+    works = Works()
+    jobs = [Job(number, since=random.Random(number).uniform(-1000, 0)) for number in range(200)]
+    for job in jobs:
+        works.crew.add(job)
+    await asyncio.sleep(5)
+    assert works.at_most == READS
+    assert sorted(number for _, number in works.begun) == list(range(200))
+    order = [jobs[number].since for _, number in works.begun]
+    assert order == sorted(order)
+    assert works.crew.idle
+
+
+@pytest.mark.parametrize("rate", [0.5, 20.0, 1000.0])
+async def test_a_budget_of_reads(rate: float) -> None:
+    """With a rate no more begin in any stretch of time than it allows, none is forgotten, and an idle hour saves nothing up."""
+    works = Works(takes=0.2, max_rate=rate)
+    for round_ in range(2):
+        for number in range(40):
+            works.crew.add(Job(40 * round_ + number))
+        await asyncio.sleep(40 / rate + 3600)
+    times = [at for at, _ in works.begun]
+    assert len({number for _, number in works.begun}) == len(times) == 80
+    for first in range(80):
+        for last in range(first + 1, 80):
+            assert last - first <= (times[last] - times[first]) * rate + 1.001
+    assert times[39] - times[0] == pytest.approx(39 / rate, rel=0.05, abs=0.2)
+    assert works.crew.idle
+
+
+async def test_a_list_of_many_pages_counts_as_many() -> None:
+    """What an errand takes beyond its one read is taken from the same budget."""
+    works = Works(takes=0.0, max_rate=1.0)
+    works.crew.add(Job(0))
+    await settle()
+    works.crew.charge(9)
+    works.crew.add(Job(1))
+    begun = now()
+    await asyncio.sleep(100)
+    assert works.begun[1][0] - begun == pytest.approx(9.0, abs=0.01)
+
+
+async def test_taking_back() -> None:
+    """What has not begun can be taken back, and closing ends what has."""
+    works = Works(takes=1e6)
+    for number in range(100):
+        works.crew.add(Job(number))
+    await settle()
+    assert sorted(job.number for job in works.crew.take_back()) == list(range(READS, 100))
+    await works.crew.aclose()
+    assert works.crew.idle
+
+
+async def test_ten_thousand_at_once() -> None:
+    """Tasks that come due together, as after attaching very many, are looked at spread over a gap, but for the first few hundred."""
+    room = Room()
+    handles = [room.handle(PROCESSING, SUCCEEDED, task_id="t1") for _ in range(2000)]
+    waits = [asyncio.ensure_future(handle.wait()) for handle in handles]
+    await asyncio.sleep(10.5)
+    at_once = len(room.gateway.looks)
+    assert 64 <= at_once <= 256 + 64
+    await room.poller.aclose()
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_looks_share_their_beat() -> None:
+    """Where there are many, looks begin together thirty-two times a second, never early; where there are few, each at its time."""
+    few, many = Room(), Room()
+    for room, count in ((few, 10), (many, 100)):
+        begun = now()
+        handles = [room.handle(snapshot(Status.SUCCEED, f"t{number}"), task_id=f"t{number}") for number in range(count)]
+        for number, handle in enumerate(handles):
+            handle._watch.next_look = begun + 10 + number / 97
+        ends = await asyncio.gather(*handles, return_exceptions=True)
+        assert len(ends) == count
+        times = dict(room.gateway.looks)
+        assert all(times[f"t{number}"] >= begun + 10 + number / 97 - 1e-6 for number in range(count))
+        assert all(times[f"t{number}"] <= begun + 10 + number / 97 + 1 / 32 + 1e-6 for number in range(count))
+        moments = Counter(times.values())
+        assert (len(moments) == count) is (room is few)
+        assert room.idle
+
+
+async def test_patience() -> None:
+    """Whatever takes longer than the bound ends by `TimeoutError` on time, each by its own; what is quicker is left alone."""
+    patience = Patience(20.0)
+    ends: list[tuple[float, float]] = []
+
+    async def call(after: float, takes: float) -> str:
+        await asyncio.sleep(after)
+        try:
+            with patience:
+                await asyncio.sleep(takes)
+        except TimeoutError:
+            ends.append((after, now() - begun))
+            return "late"
+        return "done"
+
+    begun = now()
+    calls = [call(0, 1), call(0, 30), call(5, 19.9), call(5, 100), call(18, 100), call(40, 21), call(1000, 21), call(1000, 1)]
+    assert await asyncio.gather(*calls) == ["done", "late", "done", "late", "late", "late", "late", "done"]
+    assert [at - after for after, at in ends] == pytest.approx([20.0] * 5, abs=0.01)
+    patience.close()
+
+
+@pytest.mark.parametrize("first", ["bound", "caller"])
+async def test_cancelling_the_impatient(first: str) -> None:
+    """Who is cancelled by somebody else is cancelled, also in the very turn in which the time is up."""
+    patience = Patience(20.0)
+
+    async def call() -> None:
+        with patience:
+            await asyncio.sleep(1e6)
+
+    task = asyncio.ensure_future(call())
+    await settle()
+    if first == "bound":
+        asyncio.get_running_loop().call_at(now() + 20.0, task.cancel)
+        await asyncio.sleep(20.0)
+    else:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    patience.close()
