@@ -12,10 +12,10 @@ import kling_async
 
 SOURCE = Path(kling_async.__file__).read_text(encoding="utf-8")
 PUBLIC = {
-    *("KlingSession", "TaskHandle", "TaskRef", "Snapshot", "Status", "Video", "Image", "Audio", "Polling", "PostgresJournal", "Retry", "Profile"),
+    *("KlingSession", "TaskHandle", "TaskRef", "Snapshot", "Status", "Video", "Image", "Audio", "Polling", "Retry", "Profile"),
     *("Credentials", "ApiKey", "KeyPair", "ALL_JOBS", "Job", "CameraControl", "DynamicMask", "MultiShot"),
     *("GenerateImage", "Text2Video", "Image2Video", "VideoExtend", "LipSync", "VirtualTryOn", "__version__"),
-    *("Outcome", "Journal", "Creation", "Artifact", "Expected"),
+    *("Outcome", "Journal", "PostgresJournal", "Creation", "Artifact", "Expected"),
     *("Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly", "Progress", "Saved"),
     *(name for name in import_module("kling_async.errors").__all__ if name.endswith(("Error", "Unknown"))),
 }
