@@ -225,7 +225,7 @@ def package(session: nox.Session) -> None:
         session.error(f"{wheel.name} has {size} bytes; a megabyte is the limit: find what slipped in")
     session.install(str(wheel), *group("test"))
     away = Path(session.create_tmp())
-    for name in ("tests", "docs"):
+    for name in ("tests", "docs", "examples"):
         shutil.copytree(ROOT / name, away / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, away)

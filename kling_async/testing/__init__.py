@@ -1,11 +1,46 @@
-"""What tests of programs that use kling_async can need: time that jumps, callers that leave, leaks and secrets found, money counted."""
+"""What tests of programs that use kling_async can need: emulators, time that jumps, callers that leave, leaks and secrets found."""
 
 from __future__ import annotations
 
-from kling_async.testing._leaks import no_leaks
-from kling_async.testing._leaving import CancelAt
-from kling_async.testing._money import assert_bought_once, duplicates
-from kling_async.testing._secrets import leaked, shown_by
-from kling_async.testing._time import VirtualLoop, run
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["CancelAt", "VirtualLoop", "assert_bought_once", "duplicates", "leaked", "no_leaks", "run", "shown_by"]
+if TYPE_CHECKING:
+    from kling_async.testing._jumping import JumpingClock
+    from kling_async.testing._leaks import no_leaks
+    from kling_async.testing._leaving import CancelAt
+    from kling_async.testing._money import assert_bought_once, duplicates
+    from kling_async.testing._secrets import leaked, shown_by
+    from kling_async.testing._threaded import ThreadedEmulator
+    from kling_async.testing._time import VirtualLoop, run
+
+__all__ = [
+    "CancelAt",
+    "JumpingClock",
+    "ThreadedEmulator",
+    "VirtualLoop",
+    "assert_bought_once",
+    "duplicates",
+    "leaked",
+    "no_leaks",
+    "run",
+    "shown_by",
+]
+
+_HOMES = ("_secrets", "_leaving", "_money", "_time", "_leaks", "_jumping", "_threaded")
+"""Where the names come from, the light modules first: pytest loads the plugin, and so this, in each project of whoever has us installed."""
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,9 +21,11 @@ FOX = Text2Video(prompt="a fox", external_task_id="ka-1")
 
 
 def test_names() -> None:
-    """`__all__` is sorted, and nothing in it is bound to a test runner."""
-    assert kling_async.testing.__all__ == sorted(kling_async.testing.__all__)
-    sources = Path(kling_async.testing.__file__).parent.glob("*.py")
+    """`__all__` is sorted, complete to `dir`, and nothing in it is bound to a test runner; a misspelt name is named."""
+    assert kling_async.testing.__all__ == sorted(kling_async.testing.__all__) == dir(kling_async.testing)
+    with pytest.raises(AttributeError, match="VirtaulLoop"):
+        kling_async.testing.VirtaulLoop  # noqa: B018  the misspelling is the point
+    sources = Path(kling_async.testing.__file__).parent.glob("_*.py")
     assert not [source for source in sources if {"import pytest", "import hypothesis"} & {*source.read_text(encoding="utf-8").splitlines()}]
 
 
