@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
@@ -19,8 +19,10 @@ __all__ = ["MEANINGS", "Exit", "app", "main"]
 
 _BUY: Final = Group("Make something", sort_key=0)
 _TASKS: Final = Group("Follow tasks", sort_key=1)
-_TRY: Final = Group("Try it, without a key", sort_key=2)
+_JOURNAL: Final = Group("Look back", sort_key=2)
+_TRY: Final = Group("Try and check", sort_key=3)
 _CODES: Final = "\n".join(f"{code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+_IN_FLIGHT: Final = 20
 _FOLLOWING, _CONNECTION, _TALK = Following(), Connection(), Talk()
 _MORE: Final = "The key and the exit codes: kling --help"
 
@@ -35,6 +37,7 @@ app = App(
 """Every command, by the name that people type."""
 
 Refs = Annotated[str, Parameter(required=True, help="What --no-wait wrote, or Ctrl-C left on the screen.")]
+Key = Annotated[str, Parameter(help="The external_task_id that `kling recover` shows.")]
 Output = Annotated[str, Parameter(name=("--output", "-o"), metavar="DIR", help="Where to save the files.")]
 
 
@@ -46,6 +49,45 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"kling: {error}", file=sys.stderr)  # noqa: T201
         return Exit.WRONG
     return code if isinstance(code, int) else Exit.OK
+
+
+@app.command(group=_BUY, help_epilogue=_MORE, sort_key=1)
+def batch(
+    file: Annotated[str, Parameter(metavar="FILE", help="JSON lines, a CSV file, or a folder of pictures.")],
+    /,
+    *,
+    job: Annotated[str | None, Parameter(help="What to make of lines that do not say it, such as text2video.")] = None,
+    prompt: Annotated[
+        str | None, Parameter(help="For a folder: the prompt for each picture; {name} is its name without the ending.")
+    ] = None,
+    set_: Annotated[
+        tuple[str, ...],
+        Parameter(name="--set", metavar="NAME=VALUE", negative=(), show_default=False, help="A field for all lines that do not say it."),
+    ] = (),
+    in_flight: Annotated[int, Parameter(validator=Number(gte=1), help="Jobs under way at once.")] = _IN_FLIGHT,
+    dry_run: Annotated[bool, flag("Check every line and list what would be bought; send nothing.")] = False,
+    retry_failed: Annotated[bool, flag("Buy tasks that failed once more.")] = False,
+    options: Following = _FOLLOWING,
+) -> int:
+    """Do many jobs; the same command again goes on where it stopped, and buys nothing twice."""
+    from pathlib import Path
+
+    from kling_async.cli._batch import Plan, preview, refuse, work_off
+    from kling_async.cli._lines import read_batch
+    from kling_async.cli._run import Desk, open_session, run
+
+    def work(desk: Desk) -> Coroutine[Any, Any, Exit]:
+        items, mistakes = read_batch(Path(file), verb=job, prompt=prompt, given=set_)
+        if mistakes:
+            return refuse(desk, mistakes, options)
+        said = {"--job": job, "--prompt": prompt}
+        command = ["kling", "batch", file, *(word for name, text in said.items() if text is not None for word in (name, text))]
+        command += [word for text in set_ for word in ("--set", text)]
+        command += ["--in-flight", str(in_flight)] if in_flight != _IN_FLIGHT else []
+        plan = Plan(items=items, command=command, options=options, in_flight=in_flight, retry_failed=retry_failed)
+        return preview(desk, plan) if dry_run else work_off(desk, open_session(options), plan)
+
+    return run(options, work)
 
 
 @app.command(group=_TASKS, help_epilogue=_MORE)
@@ -64,6 +106,66 @@ def get(ref: Refs, /, *, options: Connection = _CONNECTION) -> int:
     from kling_async.cli._tasks import look
 
     return run(options, lambda desk: look(desk, open_session(options), ref, options))
+
+
+@app.command(group=_TASKS, help_epilogue=_MORE)
+def save(*refs: Refs, options: Following = _FOLLOWING) -> int:
+    """Save the files of finished tasks; what is there already is left alone."""
+    from kling_async.cli._known import keep
+    from kling_async.cli._run import open_session, run
+
+    return run(options, lambda desk: keep(desk, open_session(options), refs, options))
+
+
+@app.command(group=_JOURNAL, help_epilogue=_MORE)
+def ls(
+    *,
+    everything: Annotated[
+        bool, Parameter(name="--all", negative=(), show_default=False, help="All, of every account and gateway.")
+    ] = False,
+    options: Connection = _CONNECTION,
+) -> int:
+    """List what was bought with this key at this gateway, newest first."""
+    from kling_async.cli._known import list_known
+    from kling_async.cli._run import run
+
+    return run(options, lambda desk: list_known(desk, options, everything=everything))
+
+
+@app.command(group=_JOURNAL, help_epilogue=_MORE)
+def recover(*, options: Following = _FOLLOWING) -> int:
+    """Wait for all that is unfinished, save its files, and tell what nobody knows the outcome of."""
+    from kling_async.cli._known import recover as work
+    from kling_async.cli._run import open_session, run
+
+    return run(options, lambda desk: work(desk, open_session(options), options))
+
+
+@app.command(group=_JOURNAL, help_epilogue=_MORE)
+def adopt(key: Key, task_id: Annotated[str, Parameter(help="The task's.")], /, *, options: Connection = _CONNECTION) -> int:
+    """Settle an unknown outcome: the service's console shows this task for that key."""
+    from kling_async.cli._known import adopt as work
+    from kling_async.cli._run import open_session, run
+
+    return run(options, lambda desk: work(desk, open_session(options), options, key, task_id))
+
+
+@app.command(group=_JOURNAL, help_epilogue=_MORE)
+def abandon(key: Key, /, *, options: Connection = _CONNECTION) -> int:
+    """Settle an unknown outcome: you are sure that the service has no such task."""
+    from kling_async.cli._known import abandon as work
+    from kling_async.cli._run import open_session, run
+
+    return run(options, lambda desk: work(desk, open_session(options), key))
+
+
+@app.command(group=_TRY, help_epilogue=_MORE)
+def doctor(*, options: Connection = _CONNECTION) -> int:
+    """Check key, address, clock, gateway and journal; buys nothing."""
+    from kling_async.cli._doctor import examine
+    from kling_async.cli._run import run
+
+    return run(options, lambda desk: examine(desk, options))
 
 
 @app.command(group=_TRY, help_epilogue=_MORE)
@@ -103,5 +205,6 @@ for _job in ALL_JOBS:
     app.command(_command, name=_job.verb.replace("_", "-"), group=_BUY, help_epilogue=_MORE)
     if "_" in _job.verb:
         app.command(_command, name=_job.verb, show=False, help_epilogue=_MORE)
-for _flag in ("--help", "--version"):
+app.register_install_completion_command(help="Let the shell complete commands and options.")
+for _flag in ("--help", "--install-completion", "--version"):
     app[_flag].group = COMMON

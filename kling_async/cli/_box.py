@@ -53,7 +53,8 @@ asyncio.run(main())"""
 async def serve(desk: Desk, emulator: Emulator) -> Exit:
     """Keep an emulator running, and write what to set to use it."""
     async with _opened(emulator):
-        desk.board.say(f"The emulator listens at {emulator.url} until Ctrl-C. To use it, in another terminal:")
+        desk.board.say(f"The emulator listens at {emulator.url} until Ctrl-C. To watch it, open {emulator.dashboard}")
+        desk.board.say("To use it, in another terminal:")
         for line in _exports(emulator):
             desk.board.result(line)
         await asyncio.get_running_loop().create_future()

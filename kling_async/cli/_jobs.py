@@ -17,7 +17,7 @@ from kling_async.jobs import Job
 from kling_async.jobs._base import Checked
 from kling_async.media import Blob, Link
 
-__all__ = ["command_for"]
+__all__ = ["alternatives_of", "command_for", "parsed"]
 
 _OPTIONS: Final = "options"
 
@@ -53,7 +53,7 @@ def command_for(kind: type[Job[Any]]) -> Callable[..., int]:
 
 
 def _parameter(attribute: Attribute[Any], hint: Any, *, positional: bool) -> inspect.Parameter:
-    kind, option = _option(_alternatives(hint))
+    kind, option = _option(alternatives_of(hint))
     required = attribute.default is NOTHING
     return inspect.Parameter(
         attribute.name,
@@ -77,10 +77,17 @@ def _option(alternatives: tuple[Any, ...]) -> tuple[Any, Parameter]:
 
 
 def _parsed(name: str, value: Any, hint: Any) -> Any:
-    if not _is_nested(_alternatives(hint)[0]):
-        return value
+    return parsed(name, value) if _is_nested(alternatives_of(hint)[0]) else value
+
+
+def parsed(name: str, text: str) -> Any:
+    """The value of a field that was typed as JSON.
+
+    Raises:
+        InvalidJobError: it is not JSON.
+    """
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError as error:
         raise InvalidJobError(name, f"is not JSON: {error}") from error
 
@@ -91,7 +98,8 @@ def _is_nested(kind: Any) -> bool:
     return get_origin(kind) is Mapping or (isinstance(inner, type) and issubclass(inner, Checked))
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives_of(hint: Any) -> tuple[Any, ...]:
+    """The types that a field takes, less `None`."""
     members = get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
     return tuple(member for member in members if member is not types.NoneType)
 

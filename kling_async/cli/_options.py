@@ -12,6 +12,7 @@ __all__ = ["COMMON", "Connection", "Following", "Submission", "Talk", "flag"]
 
 COMMON: Final = Group("Options", sort_key=8)
 _GATEWAY: Final = Group("Gateway", sort_key=9)
+_JOURNAL: Final = Group("Journal", sort_key=10)
 _LONGEST_WAIT: Final = 7 * 86400.0
 
 
@@ -41,6 +42,18 @@ class Connection(Talk):
     json: Annotated[bool, flag("Write results as JSON: one object per task, a line each.")] = False
     base_url: Annotated[str | None, Parameter(group=_GATEWAY, env_var="KLING_BASE_URL", metavar="URL", help="Where it is.")] = None
     profile: Annotated[Literal["gateway", "official"], Parameter(group=_GATEWAY, help="What kind of server it is.")] = "gateway"
+    journal: Annotated[
+        str | None,
+        Parameter(
+            group=_JOURNAL,
+            env_var="KLING_JOURNAL",
+            metavar="PATH",
+            help="Where purchases are recorded; else in a file of yours, which `kling doctor` names.",
+        ),
+    ] = None
+    no_journal: Annotated[
+        bool, Parameter(group=_JOURNAL, negative=(), show_default=False, help="Record in memory only: a crash loses what was bought.")
+    ] = False
 
 
 @Parameter(name="*", group=COMMON)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
 from attrs import define, field
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Board", "Row", "printable"]
+__all__ = ["Board", "Row", "printable", "spell"]
 
 _SHOW_CURSOR: Final = b"\x1b[?25h"
 _STYLES: Final = {"saved": "green", "failed": "red", "submitted": "dim"}
+_ROOMY: Final = 60
+"""Columns from which there is room for an estimate."""
+_SPARE: Final = 4
+"""Lines of the terminal that are left for what is said meanwhile."""
 
 
 def printable(text: str) -> str:
@@ -32,14 +37,26 @@ class Row:
 
     label: str
     state: str
+    usual: float | None = None
+    """Seconds that half of such tasks take, where that is known."""
     started: float = field(factory=time.monotonic)
 
     @property
     def age(self) -> str:
         """How long it has been followed, such as 0:07."""
-        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return spell(time.monotonic() - self.started)
+
+    @property
+    def estimate(self) -> str:
+        """What such tasks usually take; no promise, and said so."""
+        return "" if self.usual is None else f"usually {spell(self.usual)}"
+
+
+def spell(seconds: float) -> str:
+    """A duration, such as 0:07."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _console() -> Console:
@@ -52,6 +69,8 @@ class Board:
 
     quiet: bool = False
     console: Console = field(factory=_console)
+    footer: str = field(default="", init=False)
+    """What stands below the tasks."""
     _rows: list[Row] = field(factory=list, init=False)
     _live: Live | None = field(default=None, init=False)
     _spinner: Spinner = field(init=False)
@@ -92,12 +111,18 @@ class Board:
             if self._live is None:
                 self._line(row)
 
-    def end(self, row: Row, state: str) -> None:
-        """Show its last state, and keep that on the screen."""
-        row.state = state
+    def drop(self, row: Row) -> None:
+        """Show it no more."""
         self._rows.remove(row)
         self._draw()
-        self._line(row)
+
+    def end(self, row: Row, state: str) -> None:
+        """Show its last state, and keep that on the screen."""
+        told = self._live is None and row.state == state
+        row.state = state
+        self.drop(row)
+        if not told:
+            self._line(row)
 
     def say(self, text: str | Text = "") -> None:
         """Say something; wrapped at words on a terminal, one line elsewhere."""
@@ -134,12 +159,21 @@ class Board:
         if not self.quiet:
             self.say(Text.assemble(f"{row.label}: ", (row.state, _STYLES.get(row.state, "")), f" after {row.age}"))
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")  # the only one that gives way on a narrow terminal
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-        for row in list(self._rows):
-            table.add_row(self._spinner, row.label, Text(row.state, style=_STYLES.get(row.state, "")), row.age)
-        return table
+        roomy = self.console.width >= _ROOMY
+        if roomy:
+            table.add_column(no_wrap=True, style="dim")
+        rows, most = list(self._rows), max(1, self.console.height - _SPARE)
+        for row in rows[:most]:
+            estimate = (row.estimate,) if roomy else ()
+            table.add_row(self._spinner, row.label, Text(row.state, style=_STYLES.get(row.state, "")), row.age, *estimate)
+        below = [self.footer] if self.footer else []
+        if len(rows) > most:  # than the terminal is high: what is cut off is told in numbers
+            states = Counter(row.state for row in rows[most:]).most_common()
+            below.insert(0, f"and {len(rows) - most} more: {', '.join(f'{count} {state}' for state, count in states)}")
+        return Group(table, *(Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in below))

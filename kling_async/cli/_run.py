@@ -20,13 +20,14 @@ from attrs import define, field
 from kling_async._fault import KlingError
 from kling_async._pacing import Polling
 from kling_async.cli._exit import Exit, exit_of
+from kling_async.cli._journal import journal_path
 from kling_async.cli._options import Connection, Following, Talk
 from kling_async.cli._progress import Board, printable
-from kling_async.errors import InvalidJobError
+from kling_async.errors import InvalidJobError, JournalError, SubmitOutcomeUnknown
 from kling_async.models import TaskRef
 from kling_async.session import KlingSession
 
-__all__ = ["Desk", "Work", "open_session", "run"]
+__all__ = ["Desk", "Work", "open_session", "repeated", "run", "settle_by_hand"]
 
 
 @define(eq=False)
@@ -39,6 +40,10 @@ class Desk:
     """Tasks that are accepted and not known to have ended, with what they are called here."""
     asked: list[str] = field(factory=list, init=False)
     """The `external_task_id` of each paid request that has no answer yet."""
+    resume: str = field(default="", init=False)
+    """The command that takes up all of it again, where there is one."""
+    left: str = field(default="", init=False)
+    """What is left for that command, in words; empty when nothing is."""
 
     def complain(self, error: KlingError, label: str = "") -> Exit:
         """Say what went wrong in one line; gives the exit code for it."""
@@ -51,14 +56,25 @@ class Desk:
         ref = getattr(error, "ref", None)
         if label:
             text = f"{label}: {text.removesuffix(f' [{ref}]')}"
+        if isinstance(error, JournalError) and text.startswith("journal "):
+            text += "; choose another file with --journal, or go without with --no-journal"
         self.board.say(f"kling: {printable(text)}")
+        if isinstance(error, SubmitOutcomeUnknown):
+            self.unsettled(error.external_task_id)
         return exit_of(error)
+
+    def unsettled(self, key: str) -> None:
+        """Say what to do about a creation whose outcome nobody knows."""
+        if isinstance(self.options, Connection) and journal_path(self.options):
+            self.board.copyable("\n".join(settle_by_hand(key)))
 
     def last_words(self) -> str:
         """What to do about tasks and requests whose end nobody has seen; nothing when there are none."""
+        if self.resume:
+            return "" if not self.left else f"kling: {self.left}; to go on:\n{self.resume}"
         lines = [f"kling: a paid request may be accepted: look for external_task_id {key} before you buy again" for key in self.asked]
         if self.running:
-            command = shlex.join(["kling", "wait", *map(str, self.running), *_repeated(self.options)])
+            command = shlex.join(["kling", "wait", *map(str, self.running), *repeated(self.options)])
             count = len(self.running)
             lines += [f"kling: {f'{count} tasks go' if count > 1 else 'the task goes'} on; to wait again:", command]
         return "\n".join(lines)
@@ -114,7 +130,7 @@ def open_session(options: Connection) -> KlingSession:
     if not key and options.base_url and sys.stdin.isatty() and sys.stderr.isatty():
         key = getpass.getpass("API key (KLING_API_KEY is not set): ")
     polling = Polling(timeout=options.timeout) if isinstance(options, Following) else None
-    return KlingSession(key or None, base_url=options.base_url, profile=options.profile, polling=polling)
+    return KlingSession(key or None, base_url=options.base_url, profile=options.profile, polling=polling, journal=journal_path(options))
 
 
 async def _interruptible(desk: Desk, work: Coroutine[Any, Any, Exit]) -> Exit:
@@ -147,7 +163,13 @@ async def _interruptible(desk: Desk, work: Coroutine[Any, Any, Exit]) -> Exit:
         signal.signal(signal.SIGINT, before)
 
 
-def _repeated(options: Talk) -> list[str]:
+def settle_by_hand(key: str) -> tuple[str, str]:
+    """The two commands that end not knowing, by what the service's console shows."""
+    return f"  kling adopt {key} TASK_ID   when the service's console shows the task", f"  kling abandon {key}         when it shows none"
+
+
+def repeated(options: Talk) -> list[str]:
+    """The options that a command to resume with needs again."""
     words = list[str]()
     if isinstance(options, Following) and options.output != ".":
         words += ["--output", options.output]
@@ -156,4 +178,8 @@ def _repeated(options: Talk) -> list[str]:
             words += ["--profile", options.profile]
         if options.base_url and options.base_url != os.environ.get("KLING_BASE_URL"):
             words += ["--base-url", options.base_url]
+        if options.no_journal:
+            words.append("--no-journal")
+        elif options.journal and options.journal != os.environ.get("KLING_JOURNAL"):
+            words += ["--journal", options.journal]
     return words

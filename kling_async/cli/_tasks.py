@@ -12,6 +12,7 @@ from typing import Any
 from attrs import asdict, evolve
 
 from kling_async._fault import KlingError
+from kling_async._order import mint_key
 from kling_async.cli._exit import Exit, exit_of
 from kling_async.cli._options import Connection, Following, Submission
 from kling_async.cli._progress import Board, Row, printable
@@ -20,11 +21,10 @@ from kling_async.errors import NotFoundError, ResultExpiredError, ResultMissingE
 from kling_async.files import Entry
 from kling_async.jobs import Job, job_class
 from kling_async.models import Snapshot, Status, TaskRef
-from kling_async.purchase import mint_key
 from kling_async.session import KlingSession
 from kling_async.tasks import TaskHandle
 
-__all__ = ["buy", "follow", "look", "save", "wait"]
+__all__ = ["as_json", "buy", "facts_of", "follow", "follow_all", "look", "save", "verb_of", "wait"]
 
 
 async def buy(desk: Desk, kling: KlingSession, job: Job[Any], options: Submission) -> Exit:
@@ -40,11 +40,11 @@ async def buy(desk: Desk, kling: KlingSession, job: Job[Any], options: Submissio
             except KlingError as error:
                 desk.asked.remove(key)
                 if options.json:
-                    desk.board.result(_as_json(error=error))
+                    desk.board.result(as_json(error=error))
                 return desk.complain(error)
             desk.asked.remove(key)
             if options.no_wait:
-                desk.board.result(_as_json(handle.ref, handle.snapshot) if options.json else str(handle.ref))
+                desk.board.result(as_json(handle.ref, handle.snapshot) if options.json else str(handle.ref))
                 return Exit.OK
             desk.running[handle.ref] = job.verb
             if not options.quiet:
@@ -60,10 +60,14 @@ async def buy(desk: Desk, kling: KlingSession, job: Job[Any], options: Submissio
 async def wait(desk: Desk, kling: KlingSession, refs: Sequence[str], options: Following) -> Exit:
     """Follow tasks made earlier, all at once; the first that does not end well decides the exit code."""
     async with kling:
-        handles = [kling.attach(ref) for ref in dict.fromkeys(refs)]
-        for handle in handles:
-            desk.running[handle.ref] = _verb(handle.ref) + (f" {handle.task_id}" if len(handles) > 1 else "")
-        codes = await asyncio.gather(*(follow(desk, handle, desk.running[handle.ref], options) for handle in handles))
+        return await follow_all(desk, [kling.attach(ref) for ref in dict.fromkeys(refs)], options)
+
+
+async def follow_all(desk: Desk, handles: Sequence[TaskHandle[Any]], options: Following) -> Exit:
+    """Follow tasks, all at once; the first that does not end well decides the exit code."""
+    for handle in handles:
+        desk.running[handle.ref] = verb_of(handle.ref) + (f" {handle.task_id}" if len(handles) > 1 else "")
+    codes = await asyncio.gather(*(follow(desk, handle, desk.running[handle.ref], options) for handle in handles))
     return next(filter(None, codes), Exit.OK)
 
 
@@ -80,7 +84,7 @@ async def follow(desk: Desk, handle: TaskHandle[Any], label: str, options: Follo
     if error is None or isinstance(error, TaskFailedError | ResultMissingError | ResultExpiredError | NotFoundError):
         del desk.running[handle.ref]
     if options.json:
-        desk.board.result(_as_json(handle.ref, handle.snapshot, paths, error))
+        desk.board.result(as_json(handle.ref, handle.snapshot, paths, error))
     else:
         for path in paths:
             desk.board.result(str(path))
@@ -90,6 +94,7 @@ async def follow(desk: Desk, handle: TaskHandle[Any], label: str, options: Follo
 async def save(board: Board, row: Row, handle: TaskHandle[Any], directory: str) -> tuple[Path, ...]:
     """Show a task until its files are saved; gives their paths."""
     async for snapshot in handle.updates():
+        row.usual = handle.usual
         board.note(row, "saving" if snapshot.status is Status.SUCCEED else snapshot.raw_status or snapshot.status)
     paths = await handle.save(directory)
     board.end(row, "saved")
@@ -101,7 +106,7 @@ async def look(desk: Desk, kling: KlingSession, ref: str, options: Connection) -
     async with kling:
         snapshot = await kling.get(ref)
     if options.json:
-        desk.board.result(_as_json(TaskRef.parse(ref), snapshot))
+        desk.board.result(as_json(TaskRef.parse(ref), snapshot))
         return Exit.OK
     entries: tuple[Entry, ...] = (*snapshot.videos, *snapshot.images, *snapshot.audios)
     facts = {
@@ -117,23 +122,30 @@ async def look(desk: Desk, kling: KlingSession, ref: str, options: Connection) -
     return Exit.OK
 
 
-def _verb(ref: TaskRef) -> str:
+def verb_of(ref: TaskRef) -> str:
+    """What its kind of task is called here."""
     kind = job_class(ref.action, ref.action2)
     return kind.verb if kind else ref.route
 
 
-def _as_json(
+def as_json(
     ref: TaskRef | None = None, snapshot: Snapshot | None = None, paths: tuple[Path, ...] = (), error: KlingError | None = None
 ) -> str:
-    """One line about one task: always the same names, `null` where there is nothing to say."""
+    """One line about one task."""
+    return json.dumps(facts_of(ref, snapshot, paths, error))
+
+
+def facts_of(
+    ref: TaskRef | None = None, snapshot: Snapshot | None = None, paths: tuple[Path, ...] = (), error: KlingError | None = None
+) -> dict[str, Any]:
+    """What is told of one task: always the same names, `None` where there is nothing to say."""
     seen = snapshot or Snapshot(task_id=ref.task_id if ref else "", status=Status.UNKNOWN)
-    facts = {
+    return {
         "ref": ref and str(ref),
-        **asdict(seen, filter=lambda attribute, _: attribute.name != "raw", value_serializer=_plain),
+        **asdict(seen, filter=lambda attribute, _: attribute.name != "_raw", value_serializer=_plain),
         "files": [str(path) for path in paths],
         "error": error and _error_facts(error),
     }
-    return json.dumps(facts)
 
 
 def _plain(_: object, __: object, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -23,8 +24,9 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No gateway, no key, and a terminal wide enough for every line."""
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No gateway, no key, a journal of its own, and a terminal wide enough for every line."""
+    monkeypatch.setenv("KLING_JOURNAL", str(tmp_path / "journal.db"))
     for name in ("KLING_API_KEY", "KLING_BASE_URL", "KLING_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
@@ -57,7 +59,8 @@ def test_help(capsys: Capture) -> None:
     assert (code, err) == (0, "")
     commands = [line.split()[1] for line in out.splitlines() if line.startswith("│ ")]
     named = [job.verb.replace("_", "-") for job in ALL_JOBS]
-    assert sorted(commands) == sorted([*named, "--help", "--version", "demo", "emulator", "get", "wait"])
+    others = ["abandon", "adopt", "batch", "demo", "doctor", "emulator", "get", "ls", "recover", "save", "wait"]
+    assert sorted(commands) == sorted([*named, "--help", "--install-completion", "--version", *others])
     for number, meaning in MEANINGS.items():
         assert f"{number:>3}  {meaning}" in out
     assert set(MEANINGS) == set(Exit)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import pytest
 
 from kling_async.emulator import Emulator
 from kling_async.models import TaskRef
-from shells import FAST, KEY, Done, Shell, command_in
+from shells import FAST, KEY, Done, Quick, Shell, command_in
 
 pytest.importorskip("cyclopts", reason="the command line is an extra")
-
-from kling_async.cli import main
 
 
 @pytest.fixture
@@ -29,23 +25,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-Quick = Callable[..., Awaitable[Done]]
-"""Takes the gateway's URL and the words after `kling`."""
-
-
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Quick:
-    """The program as a function, for where processes of their own would only cost time."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KLING_API_KEY", KEY)
-    monkeypatch.setenv("COLUMNS", "400")
-
-    async def kling(url: str, *words: str) -> Done:
-        monkeypatch.setenv("KLING_BASE_URL", url)
-        code = await anyio.to_thread.run_sync(main, words)
-        return Done(code, *capsys.readouterr())
-
-    return kling
+    """The program as a function."""
+    return Quick(tmp_path, monkeypatch, capsys)
 
 
 def refs_in(text: str) -> list[str]:

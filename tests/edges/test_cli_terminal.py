@@ -14,6 +14,8 @@ import anyio
 import pytest
 
 from kling_async.emulator import Emulator
+from kling_async.emulator._studio import Studio, sample
+from shells import journal_of
 
 pytest.importorskip("cyclopts", reason="the command line is an extra")
 pty = pytest.importorskip("pty", reason="pseudo-terminals are not for this system")
@@ -39,7 +41,14 @@ async def on_a_terminal(*words: str, cwd: Path, environment: Mapping[str, str], 
         stdin=theirs,
         stderr=theirs,
         cwd=cwd,
-        env={**surroundings, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24", **environment},
+        env={
+            **surroundings,
+            "KLING_JOURNAL": str(journal_of(cwd)),
+            "TERM": "xterm-256color",
+            "COLUMNS": "80",
+            "LINES": "24",
+            **environment,
+        },
         start_new_session=True,
     ) as process:
         os.close(theirs)
@@ -85,7 +94,7 @@ async def test_live_progress(tmp_path: Path) -> None:
     lines = shown(screen)
     assert lines[0].startswith("API key (KLING_API_KEY is not set)")
     assert any(re.search(r"generate_image  submitted  0:00", line) for line in lines)
-    assert any(re.search(r"generate_image  processing +0:0\d", line) for line in lines)
+    assert any(re.search(r"generate_image  processing +0:0\d  usually 0:16", line) for line in lines)
     assert lines[-1].startswith("generate_image: saved after 0:0")
     assert "\x1b[32msaved" in screen
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
@@ -105,3 +114,30 @@ async def test_plain_terminals(tmp_path: Path) -> None:
     assert "\x1b" not in dumb[2]
     assert "generate_image: saving after 0:0" in dumb[2]
     assert all(len(line) <= 40 for line in shown(bare[2]) if "kling1," not in line)
+
+
+async def test_more_than_the_terminal_is_high(tmp_path: Path) -> None:
+    """Twelve tasks on eight lines of forty columns: some are shown, the others counted, and below stands how far all of it is."""
+    jobs = "".join(f'{{"job": "generate_image", "prompt": "fox {number}"}}\n' for number in range(12))
+    (tmp_path / "jobs.jsonl").write_text(jobs, encoding="utf-8")
+    emulator = Emulator(speed=0, slots={"image": 12}, studio=Studio(sample))
+    async with emulator, anyio.create_task_group() as group:
+
+        async def end_all() -> None:
+            while len(emulator.log.tasks) < 12:  # noqa: ASYNC110  the emulator tells nobody
+                await anyio.sleep(0.02)
+            emulator.advance(1000)
+
+        group.start_soon(end_all)
+        small = {"KLING_BASE_URL": emulator.url, "KLING_API_KEY": "any", "COLUMNS": "40", "LINES": "8", "NO_COLOR": "1"}
+        words = ("batch", "jobs.jsonl", "--in-flight", "12")
+        code, out, screen = await on_a_terminal(*words, cwd=tmp_path, environment=small)
+    assert (code, len(out.splitlines())) == (0, 12)
+    lines = shown(screen)
+    assert any(re.fullmatch(r". +jobs.jsonl:1 +submitted +0:0\d *", line) for line in lines)
+    assert "and 8 more: 8 submitted" in lines
+    assert "12 under way" in lines
+    assert max(map(len, lines)) <= 40
+    assert "usually" not in screen
+    assert [line.rstrip() for line in lines[-2:]] == ["12 jobs: 12 saved; each is in", "report.jsonl"]
+    assert re.findall(r"\x1b\[[0-9;]*3\dm", screen) == []
