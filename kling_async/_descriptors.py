@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["connections"]
+__all__ = ["PAID", "READS", "connections"]
 
-_MOST: Final = 90
+READS: Final = 68
+"""Reads at once: those of all waits together, and a few more for who asks to look now."""
+PAID: Final = 32
+"""Purchases at once. With the reads that is a hundred sockets, however many tasks there are; no account runs as many at a time."""
 _SHARE: Final = 4
 """Reads and purchases have a share each; another is for downloads and their files, and one for the rest of the program."""
 
 
-def connections() -> int:
-    """Connections of one kind, reads or purchases, that a session may have open at once."""
+def connections(most: int) -> int:
+    """Connections of one kind, `READS` or `PAID`, that a session may have open at once."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows, where sockets are no descriptors
-        return _MOST
+        return most
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else max(1, min(_MOST, soft // _SHARE))
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // _SHARE))

@@ -8,7 +8,7 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any, Final, Self
 
@@ -25,6 +25,12 @@ _EDGES: Final[tuple[float, ...]] = tuple(2.0 ** (index / _PER_OCTAVE) for index 
 _BINS: Final = len(_EDGES)
 _MEMORY: Final = 100.0
 """Lessons until what one has taught has faded to a third. Long enough for those of one crowd, whose slowest end last, to count alike."""
+_LARGE: Final = 1e9
+_LITTLE: Final = 1e-3
+"""A part of a forecast that is not worth the work: what coarser kinds have taught, where so much is known of the kind itself."""
+_FEW: Final = 64
+_STAGES: Final = (*range(8), *(8 + int(8 * math.log(lessons / 8)) for lessons in range(8, _FEW + 1)))
+"""One more with each lesson at first, then with every eighth more; beyond a few with every eight, for old ones fade."""
 _KINDS: Final = 128
 """Sketches kept, 1 KB each; those that were taught least recently are forgotten."""
 _LONGEST_WORD: Final = 64
@@ -103,7 +109,9 @@ def _word(value: object) -> str:
 class Sketch:
     """How long finished tasks took: their number by logarithmic bins, the older ones fading."""
 
-    counts: array[float] = field(factory=lambda: array("d", bytes(8 * _BINS)))
+    bins: array[float] = field(factory=lambda: array("d", bytes(8 * _BINS)))
+    """In units of what a lesson weighs today, which grows: so the older fade, and nothing has to be touched for it."""
+    unit: float = 1.0
     lessons: int = 0
     """How many there were, faded or not."""
     alarmed: int = 0
@@ -111,38 +119,39 @@ class Sketch:
 
     @property
     def calm(self) -> bool:
-        """Whether tasks have come as expected for a while."""
+        """As a forecast's."""
         return self.lessons >= _WELL_KNOWN and self.lessons - self.alarmed >= _CALM
+
+    @property
+    def stage(self) -> tuple[int, bool]:
+        """Another one whenever enough has been learnt for a forecast to be made anew."""
+        late = max(0, self.lessons - _FEW)
+        return _STAGES[self.lessons - late] + late // 8, self.calm
+
+    @property
+    def counts(self) -> array[float]:
+        """How many count today, by bin."""
+        return array("d", [count / self.unit for count in self.bins])
 
     @property
     def weight(self) -> float:
         """How many count today."""
-        return math.fsum(self.counts)
+        return math.fsum(self.bins) / self.unit
 
-    def add(self, low: float, high: float, forecast: Forecast) -> None:
-        """A task took more than `low` and at most `high` seconds.
-
-        What the forecast has expected there is spread as it has; what it has not, evenly. So an interval that says nothing
-        changes nothing, and a surprise counts from its beginning: looks that come late do not teach to come still later.
-        """
-        high = min(high, _EDGES[-1])
-        low = min(low, high)
-        expected = forecast.done_by(high) - forecast.done_by(low)
-        faded = 1.0 - 1.0 / _MEMORY
-        self.counts = array("d", [count * faded for count in self.counts])
-        end = min(bisect_right(_EDGES, high), _BINS - 1)
-        for index in range(min(bisect_right(_EDGES, low), end), end + 1):
-            left = max(low, _EDGES[index - 1] if index else 0.0)
-            right = high if index == end else _EDGES[index]
-            even = (right - left) / (high - low) if high > low else 1.0
-            self.counts[index] += forecast.done_by(right) - forecast.done_by(left) + (1.0 - expected) * even
+    def add(self, parts: Iterable[tuple[int, float]]) -> None:
+        """A task has finished: how much of one falls into which bins."""
+        self.unit *= _MEMORY / (_MEMORY - 1.0)
+        for index, part in parts:
+            self.bins[index] += part * self.unit
         self.lessons += 1
+        if self.unit > _LARGE:
+            self.bins, self.unit = self.counts, 1.0
 
     def merge(self, other: Sketch) -> None:
         """Learn what another has learnt; the two together weigh no more than one can."""
         both = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
         share = min(1.0, _MEMORY / (math.fsum(both) or 1.0))
-        self.counts = array("d", (count * share for count in both))
+        self.bins, self.unit = array("d", [count * share for count in both]), 1.0
         self.lessons += other.lessons
 
     def to_text(self) -> str:
@@ -157,16 +166,14 @@ class Sketch:
         Raises:
             ValueError: it is something else.
         """
-        numbers = json.loads(text)
+        numbers, msg = json.loads(text), "not a sketch of durations"
         if not isinstance(numbers, list) or len(numbers) % 2 != 1 or not all(type(number) in (int, float) for number in numbers):
-            msg = "not a sketch of durations"
             raise ValueError(msg)
         made = cls(lessons=int(numbers[0]))
         for index, count in zip(numbers[1::2], numbers[2::2], strict=True):
             if not (isinstance(index, int) and 0 <= index < _BINS and 0 <= count <= _MEMORY):
-                msg = "not a sketch of durations"
                 raise ValueError(msg)
-            made.counts[index] = count
+            made.bins[index] = count
         return made
 
 
@@ -203,13 +210,30 @@ class Forecast:
         before, middle, after = (self.done_by(at) for at in (last, (last + age) / 2, age))
         return (age - last) * (4 * middle + after - 5 * before) / (6 * (1.0 - before))  # the mean of the share by then, after Simpson
 
+    def parts(self, low: float, high: float) -> list[tuple[int, float]]:
+        """How much of a task that took more than `low` and at most `high` seconds falls into which bins; one in sum.
+
+        What was expected there is spread as it was; what was not, evenly. So an interval that says nothing
+        changes nothing, and a surprise counts from its beginning: looks that come late do not teach to come still later.
+        """
+        low, high = min(low, _EDGES[-1]), min(high, _EDGES[-1])
+        before, by_high, width = self.done_by(low), self.done_by(high), high - low
+        unexpected = 1.0 - (by_high - before)
+        end = min(bisect_right(_EDGES, high), _BINS - 1)
+        parts, left = [], low
+        for index in range(min(bisect_right(_EDGES, low), end), end):
+            right = _EDGES[index]
+            after = (1.0 - _WIDE) * self.below[index] + _WIDE * right / (right + self.usual)  # which is done by this edge
+            parts.append((index, after - before + unexpected * ((right - left) / width)))
+            before, left = after, right
+        return [*parts, (end, by_high - before + unexpected * ((high - left) / width if width else 1.0))]
+
     def early(self, deviations: float) -> float:
         """The age in seconds so many deviations below the middle, before which hardly a task is done.
 
         Drawn on from where the tasks between the first and the last tenth lie: of the outermost too few are ever known.
         """
-        first, last = self.quantile(_TENTH), self.quantile(1.0 - _TENTH)
-        return first * math.pow(first / last, (deviations - _TENTH_AT) / (2.0 * _TENTH_AT))
+        return self.late(-deviations)
 
     def late(self, deviations: float) -> float:
         """The age in seconds so many deviations above the middle, by which nearly all are done."""
@@ -230,21 +254,24 @@ class Durations:
     """What is known of all kinds."""
 
     version: int = field(default=0, init=False)
-    """Another one whenever more is known."""
+    """Another one whenever so much more is known that forecasts are made anew."""
     _sketches: OrderedDict[str, Sketch] = field(factory=OrderedDict, init=False)
-    _forecasts: dict[Kind, tuple[tuple[tuple[int, bool], ...], Forecast]] = field(factory=dict, init=False)
+    _forecasts: dict[Kind, tuple[int, list[tuple[int, bool]], Forecast]] = field(factory=dict, init=False)
     _changed: dict[str, None] = field(factory=dict, init=False)
 
     def learn(self, kind: Kind, low: float, high: float) -> None:
         """A task of that kind has taken more than `low` and at most `high` seconds."""
         if not 0.0 <= low <= high < math.inf or high == 0.0:
             return
-        self.version += 1
         forecast = self.forecast(kind)
         if forecast.done_by(high) < _SURPRISE:
             self.alarm(kind)
+        parts = forecast.parts(low, high)
         for level in kind.levels:
-            self._sketch(level).add(low, high, forecast)
+            sketch = self._sketch(level)
+            before = sketch.stage
+            sketch.add(parts)
+            self.version += sketch.stage != before
             self._changed[level] = None
 
     def alarm(self, kind: Kind) -> None:
@@ -256,16 +283,17 @@ class Durations:
 
     def forecast(self, kind: Kind) -> Forecast:
         """What to expect of a task of that kind; anew only where an eighth more is known than before."""
-        sketches = [self._sketches.get(level) for level in kind.levels]
-        age = tuple((_age(sketch.lessons), sketch.calm) if sketch else (0, False) for sketch in sketches)
-        known = self._forecasts.get(kind)
-        if known is not None and known[0] == age:
-            return known[1]
+        version, before, known = self._forecasts.get(kind, (-1, [], None))
+        if known is not None and version == self.version:
+            return known
+        sketches = [sketch for level in kind.levels if (sketch := self._sketches.get(level))]
+        stages = [sketch.stage for sketch in sketches]
+        if known is None or before != stages:
+            known = _forecast(kind, sketches)
         if len(self._forecasts) >= _KINDS:
             self._forecasts.clear()
-        made = _forecast(kind, [sketch for sketch in sketches if sketch])
-        self._forecasts[kind] = age, made
-        return made
+        self._forecasts[kind] = self.version, stages, known
+        return known
 
     def changes(self) -> dict[str, str]:
         """What has been learnt since this was last asked, as text by key."""
@@ -291,37 +319,32 @@ class Durations:
             raise fault
 
     def _sketch(self, level: str) -> Sketch:
-        sketch = self._sketches.pop(level, None) or Sketch()
-        self._sketches[level] = sketch
+        sketch = self._sketches.get(level) or self._sketches.setdefault(level, Sketch())
+        self._sketches.move_to_end(level)
         if len(self._sketches) > _KINDS:
             self._sketches.popitem(last=False)
         return sketch
 
 
-def _age(lessons: int) -> int:
-    # Grows with every lesson at first, then with every eighth more, and steadily once old lessons fade.
-    return lessons if lessons < 8 else 8 + int(8 * math.log(min(lessons, 64) / 8)) + max(0, lessons - 64) // 8  # noqa: PLR2004
-
-
 def _forecast(kind: Kind, sketches: list[Sketch]) -> Forecast:
-    below = list(_start(kind.usual))
-    lessons, calm = 0.0, False
-    for sketch in sketches:
+    lessons, rest, shares = 0.0, 1.0, [0.0] * _BINS
+    for sketch in reversed(sketches):
         weight = sketch.weight
         if not weight:
             continue
         # Five tasks of one's own outweigh all that is known of others: those, with their own sum, may be of another kind.
         foreign = 2.0 / (2.0 + weight * weight)
-        own = accumulate(count / weight for count in sketch.counts)
-        below = [foreign * other + (1.0 - foreign) * mine for other, mine in zip(below, own, strict=True)]
-        lessons, calm = foreign * lessons + (1.0 - foreign) * weight, sketch.calm
-    return Forecast(below=tuple(below), usual=kind.usual, lessons=lessons, calm=calm)
+        part = rest * (1.0 - foreign)
+        scale = part / (weight * sketch.unit)
+        shares = [share + count * scale for share, count in zip(shares, sketch.bins, strict=True)]
+        lessons += part * weight
+        rest *= foreign
+        if rest < _LITTLE:
+            break
+    below = tuple([rest * other + mine for other, mine in zip(_start(kind.usual), accumulate(shares), strict=True)])
+    return Forecast(below=below, usual=kind.usual, lessons=lessons, calm=bool(sketches) and sketches[-1].calm)
 
 
 @functools.lru_cache(maxsize=_KINDS)
 def _start(usual: float) -> tuple[float, ...]:
-    return tuple(_normal(math.log(edge / usual) / _SPREAD) for edge in _EDGES)
-
-
-def _normal(deviations: float) -> float:
-    return 0.5 * math.erfc(-deviations / math.sqrt(2.0))
+    return tuple(0.5 * math.erfc(-math.log(edge / usual) / _SPREAD / math.sqrt(2.0)) for edge in _EDGES)

@@ -10,23 +10,15 @@ import logging
 import math
 from typing import Final
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
+from kling_async._doubts import CONFIRMATIONS, NO_NEWS, Doubts, News
 from kling_async._durations import Kind
 from kling_async._fault import KlingError
 from kling_async._pacing import Pace, Paces, Polling, backoff, next_gap
 from kling_async._verdict import Failure
 from kling_async._wire import Blank, Refusal
-from kling_async.errors import (
-    ApiError,
-    NotFoundError,
-    ProtocolError,
-    RateLimitError,
-    ResultMissingError,
-    ServiceError,
-    TaskFailedError,
-    TaskTimeoutError,
-)
+from kling_async.errors import ApiError, ProtocolError, RateLimitError, ResultMissingError, TaskFailedError, TaskTimeoutError
 from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
 
 __all__ = ["Change", "News", "Seen", "Watch", "entries_of", "snapshot_from"]
@@ -36,40 +28,21 @@ Seen = Snapshot | Blank | Refusal | ProtocolError | Failure
 
 _log = logging.getLogger(__name__)
 
-_VISIBLE_WITHIN: Final = 60.0
-"""Seconds after its creation in which a task may still be "not found" (`reliability.md` 2.7)."""
-_CONFIRMATIONS: Final = 3
-"""Looks that must agree before "not found", or a success without a result, is believed."""
 _ERROR_CAP: Final = 20.0
 """The longest pause in seconds after a look that failed."""
 _LONGEST_WISH: Final = 600.0
 """Seconds to the next look that a server's wish may come to: an odd header must not hide a paid result for days."""
 _APART: Final = 1.0
 """Seconds between two looks that others ask for, however often they ask (`reliability.md` P27)."""
-_PASSING: Final = {408, 425, 429}
-"""Refusals by status that a wait sits out, besides 5xx."""
 _FRESH: Final = 1.0
 """A time of update so many seconds before a look, or fewer, is taken for that of the look: some gateways move it with each."""
 
 
-@frozen
-class News:
-    """What a look changed: whether the snapshot is another, and an error that ends the present waits."""
-
-    changed: bool = False
-    error: KlingError | None = None
-    lost: bool = False
-    """Whether there has been no good look for the whole error budget, whoever waited meanwhile."""
-
-
-_NO_NEWS: Final = News()
-
-
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Change:
     """One link of the chain of changes, so that any number of readers can follow at their own pace."""
 
-    snapshot: Snapshot
+    snapshot: Snapshot | None
     following: Change | None = None
 
 
@@ -118,10 +91,7 @@ class Watch:
     next_look: float = 0.0
     """When to look next, by the clock's `now`."""
     snapshot: Snapshot | None = None
-    failure: KlingError | None = None
-    """Why the task, now final, brings nothing."""
     done: bool = False
-    latest: Change | None = None
     looked_at: float = -math.inf
     """When the last look began."""
     kind: Kind | None = None
@@ -134,37 +104,39 @@ class Watch:
     _hurried: bool = field(default=False, init=False)
     _told: bool = field(default=False, init=False)
     """Whether somebody has said that the task is over."""
-    _began: float | None = field(default=None, init=False)
+    _began: float | None = field(init=False)
     """Since when it may have run, as far as the pace is concerned: its creation, or the last look that found it queued for long."""
-    _unsure: float = field(default=0.0, init=False)
-    """By how much later it may have begun."""
-    _queued: bool = field(default=False, init=False)
     _running_at: float = field(default=-math.inf, init=False)
     """When the last look began that found it not final."""
-    _since: float = field(init=False)
-    _queued_since: float | None = field(default=None, init=False)
-    _met: bool = field(init=False)
-    _streak: int = field(default=0, init=False)
-    _failing_since: float | None = field(default=None, init=False)
-    _lost_since: float | None = field(default=None, init=False)
-    _absences: int = field(default=0, init=False)
-    _empty_handed: int = field(default=0, init=False)
-    _unknown_word: str | None = field(default=None, init=False)
+    _latest: Change | None = field(default=None, init=False)
+    """The end of the chain of changes, from when somebody follows them."""
+    _doubts: Doubts | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._met = self.snapshot is not None
-        self._since, self._began = self.next_look, self.born
-        if self.snapshot is not None:
-            self.latest = Change(self.snapshot)
+        self._began = self.born
+
+    @property
+    def failure(self) -> KlingError | None:
+        """Why the task, now final, brings nothing."""
+        return None if self._doubts is None else self._doubts.failure
+
+    def follow(self) -> Change:
+        """The present end of the chain of changes."""
+        if self._latest is None:
+            self._latest = Change(self.snapshot)
+        return self._latest
 
     def begin(self, now: float, roll: float) -> None:
         """Count from now: the task was created this moment."""
-        self._since = self._queued_since = self._began = self.born = now
+        self._began = self.born = now
+        if self.polling.queued_timeout is not None:
+            self._doubting().queued_since = now
         self.next_look = now + self._gap(now, roll)
 
     def resume(self) -> None:
         """Somebody waits again: failures of an earlier wait are not held against this one."""
-        self._failing_since = None
+        if self._doubts is not None:
+            self._doubts.failing_since = None
 
     def looking(self, now: float) -> None:
         """A look begins: what was heard before is answered by it."""
@@ -178,7 +150,7 @@ class Watch:
         self._hurried = True
         if final:
             self._told, self.called = True, False
-        if not self.done and not self._streak:
+        if not self.done and (self._doubts is None or not self._doubts.streak):
             self.next_look = min(self.next_look, max(now, self.looked_at + _APART))
 
     def keep_pace(self, now: float, roll: float, stretch: float = 1.0) -> None:
@@ -201,8 +173,8 @@ class Watch:
         done = self.snapshot if self.done and self.failure is None else None
         if done is None or self._began is None or self.born is None:
             return None
-        high = now - self._began
-        low = max(0.0, self._running_at - self._began - self._unsure, high - _FRESH if self._told else 0.0)
+        high, unsure = now - self._began, self._doubts.unsure if self._doubts is not None else 0.0
+        low = max(0.0, self._running_at - self._began - unsure, high - _FRESH if self._told else 0.0)
         if done.created_at is not None and done.updated_at is not None:
             said = (done.updated_at - done.created_at).total_seconds() - (self._began - self.born)
             if low < said < high - _FRESH:
@@ -218,12 +190,13 @@ class Watch:
         seen = _about(self.ref, seen)
         match seen:
             case Snapshot() | Blank():
-                self._streak, self._absences, self._failing_since, self._lost_since, self._met = 0, 0, None, None, True
+                if self._doubts is not None:
+                    self._doubts.answered()
                 self._place(seen, now)
                 self.next_look = now + max(self._gap(now, roll, stretch), _heard(hint))
                 if self._hurried:
                     self.hurry(now)
-                return self._take(seen, now) if isinstance(seen, Snapshot) else News()
+                return self._take(seen, now) if isinstance(seen, Snapshot) else NO_NEWS
             case Refusal():
                 error = seen.error()
                 hint = max(hint or 0.0, error.retry_after or 0.0)
@@ -243,9 +216,9 @@ class Watch:
         if isinstance(seen, Snapshot) and seen.status is Status.SUBMITTED:
             # A short time in the queue is part of what such tasks take; a long one tells of the queue, and not of them.
             if self.pace.queued is not None and looked_at - self._began >= self.pace.first / 2:
-                self._queued, self._began = True, looked_at
-        elif self._queued:
-            self._queued, self._unsure = False, now - self._began
+                self._doubting().queued, self._began = True, looked_at
+        elif self._doubts is not None and self._doubts.queued:
+            self._doubts.queued, self._doubts.unsure = False, now - self._began
 
     def _gap(self, now: float, roll: float, stretch: float = 1.0) -> float:
         if self.paces is not None and self.kind is not None:
@@ -253,7 +226,7 @@ class Watch:
         pace, jitter = self.pace, self.polling.jitter
         age = pace.first if self._told or self._began is None else now - self._began
         gap = next_gap(pace, age, jitter=jitter, roll=roll)
-        if self._queued and pace.queued is not None:
+        if pace.queued is not None and self._doubts is not None and self._doubts.queued:
             gap = min(gap, pace.queued * (1 + jitter * (2 * roll - 1)))
         # Longer gaps are for a gateway that is asked too often: what is far off anyway is not put off.
         return max(gap, min(gap, pace.interval) * stretch)
@@ -261,30 +234,28 @@ class Watch:
     def _take(self, seen: Snapshot, now: float) -> News:
         if self.done:
             self._take_again(seen)
-            return News()
+            return NO_NEWS
+        if self._doubts is not None and not seen.status.final:
+            self._doubts.empty_handed = 0
         if seen is self.snapshot and not seen.status.final and self.polling.queued_timeout is None:
-            self._empty_handed = 0
-            return _NO_NEWS
+            return NO_NEWS
         if seen.status is Status.SUCCEED and not entries_of(seen, self.ref.action):
-            self._empty_handed += 1
-            if self._empty_handed < _CONFIRMATIONS:
-                return News()
-            self.failure = ResultMissingError("the task succeeded without a result", ref=self.ref)
+            doubts = self._doubting()
+            doubts.empty_handed += 1
+            if doubts.empty_handed < CONFIRMATIONS:
+                return NO_NEWS
+            doubts.failure = ResultMissingError("the task succeeded without a result", ref=self.ref)
         elif seen.status is Status.FAILED:
-            self.failure = TaskFailedError(seen.message, ref=self.ref)
-        elif seen.status is Status.UNKNOWN and seen.raw_status != self._unknown_word:
-            self._unknown_word = seen.raw_status
+            self._doubting().failure = TaskFailedError(seen.message, ref=self.ref)
+        elif seen.status is Status.UNKNOWN and seen.raw_status != self._doubting().unknown_word:
+            self._doubting().unknown_word = seen.raw_status
             _log.warning("unknown status %r of task %s: waiting on", seen.raw_status[:64], self.ref.task_id)
-        if not seen.status.final:
-            self._empty_handed = 0
         self.done = seen.status.final
         changed = self._differs(seen)
         self.snapshot = seen
-        if changed:
-            link = Change(seen)
-            if self.latest is not None:
-                self.latest.following = link
-            self.latest = link
+        if changed and self._latest is not None:
+            self._latest.following = Change(seen)
+            self._latest = self._latest.following
         # The end is news, though the reply to the creation may have told of it.
         return News(changed=changed or self.done, error=self._queued_too_long(seen, now))
 
@@ -292,56 +263,52 @@ class Watch:
         # Final is final, except that a fresh read of a finished task may sign its links anew.
         known = self.snapshot.status if self.snapshot else seen.status
         if seen.status is known is Status.SUCCEED and entries_of(seen, self.ref.action):
-            self.snapshot, self.failure = seen, None
-            if self.latest is not None:
-                self.latest.snapshot = seen
+            self.snapshot = seen
+            if self._doubts is not None:
+                self._doubts.failure = None
+            if self._latest is not None:
+                self._latest.snapshot = seen
         elif seen.status.final and seen.status is not known:
             _log.warning("task %s was %s and is now said to be %s: the first word counts", self.ref.task_id, known, seen.status)
 
     def _differs(self, seen: Snapshot) -> bool:
+        known = self.snapshot
+        if known is None or known.status is not seen.status:
+            return True
         # The time of the last update moves with every look on some gateways; it is no news by itself.
-        return self.snapshot is not seen and (self.snapshot is None or evolve(self.snapshot, updated_at=seen.updated_at) != seen)
+        return known is not seen and evolve(known, updated_at=seen.updated_at) != seen
 
     def _queued_too_long(self, seen: Snapshot, now: float) -> KlingError | None:
         bound = self.polling.queued_timeout
         if bound is None or seen.status is not Status.SUBMITTED:
             return None
-        if self._queued_since is None:
-            self._queued_since = now
-        if now - self._queued_since < bound:
+        doubts = self._doubting()
+        if doubts.queued_since is None:
+            doubts.queued_since = now
+        if now - doubts.queued_since < bound:
             return None
-        self._queued_since = now
+        doubts.queued_since = now
         return TaskTimeoutError(f"still queued after {bound:g} s; the task goes on", ref=self.ref)
 
     def _refused(self, error: ApiError, *, now: float) -> News | None:
-        passing = isinstance(error, ServiceError | RateLimitError) or (error.http_status or 0) in _PASSING
-        if isinstance(error, NotFoundError):
-            if now - self._since >= _VISIBLE_WITHIN:
-                self._absences += 1
-            if self._absences >= _CONFIRMATIONS:
-                self._absences = 0
-                error.ref = self.ref
-                return News(error=error)
-        elif not passing and not self._met:
-            # Never had a good answer: the key or the reference is wrong, and waiting will not mend it.
-            error.ref = self.ref
-            return News(error=error)
-        return None
+        doubts = self._doubting()
+        met = self.snapshot is not None or math.isfinite(self._running_at) or doubts.empty_handed > 0
+        if not doubts.refused(error, age=math.inf if self.born is None else now - self.born, met=met):
+            return None
+        error.ref = self.ref
+        return News(error=error)
 
     def _failed(self, error: KlingError, *, now: float, roll: float, hint: float | None, stretch: float) -> News:
-        self._streak += 1
+        doubts = self._doubting()
+        doubts.streak += 1
         base = 2.0 if isinstance(error, RateLimitError) else 1.0
-        self.next_look = now + max(backoff(self._streak, base=base, cap=_ERROR_CAP, roll=roll) * stretch, _heard(hint))
-        if self._failing_since is None:
-            self._failing_since = now
-        if self._lost_since is None:
-            self._lost_since = now
-        lost = now - self._lost_since >= self.polling.error_budget
-        if now - self._failing_since < self.polling.error_budget:
-            return News(lost=lost)
-        self._failing_since = None
-        message = f"no good answer for {self.polling.error_budget:g} s, the last: {error}; the task goes on"
-        return News(error=TaskTimeoutError(message, ref=self.ref), lost=lost)
+        self.next_look = now + max(backoff(doubts.streak, base=base, cap=_ERROR_CAP, roll=roll) * stretch, _heard(hint))
+        return doubts.failed(error, self.ref, now=now, budget=self.polling.error_budget)
+
+    def _doubting(self) -> Doubts:
+        if self._doubts is None:
+            self._doubts = Doubts()
+        return self._doubts
 
 
 def _heard(hint: float | None) -> float:

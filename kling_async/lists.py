@@ -42,15 +42,19 @@ class Lists:
         """Whether this list is worth a try now."""
         return self._barred.get(route, 0.0) <= self.clock.now()
 
-    async def look(self, action: str, action2: str, wanted: Collection[str], awaited: Collection[str]) -> dict[str, dict[str, Any]]:
+    async def look(
+        self, action: str, action2: str, wanted: Collection[str], awaited: Collection[str], charge: Callable[[int], object]
+    ) -> dict[str, dict[str, Any]]:
         """The rows of wanted tasks by their ids, read from the newest on until all that are awaited have been found.
 
-        It may give fewer, or none at all: those are to be looked at by themselves.
+        `charge` is told of reads beyond the first. It may give fewer, or none at all: those are to be looked at by themselves.
         """
         found: dict[str, dict[str, Any]] = {}
         missing = set(awaited)
         try:
             for page in range(1, len(awaited) // self.size + 2 + _DEEPER):
+                if page > 1:
+                    charge(1)
                 rows = await self._page(action, action2, page)
                 # Where a page shows a task once more, as after new ones have shifted it, the later word counts.
                 found.update((task_id, row) for row in rows if (task_id := identifier(row.get("task_id"))) in wanted)

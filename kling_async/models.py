@@ -92,7 +92,7 @@ _LONGEST: Final = 512
 _PARTS: Final = ("version", "origin", "action", "action2", "task_id", "external_task_id", "created_at")
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class TaskRef:
     """A task handle as data: enough to find the task again from another process.
 

@@ -16,11 +16,12 @@ from attrs import define, field
 
 from kling_async._clock import Clock, Deadline
 from kling_async._fault import ConfigurationError, KlingError
+from kling_async._order import Order, Receipt, mint_key, unknown
 from kling_async.admission import Admission
 from kling_async.errors import TransportTimeoutError
 from kling_async.jobs import Job
 from kling_async.observers import Anomaly
-from kling_async.purchase import Buyer, Order, Receipt, mint_key, unknown
+from kling_async.purchase import Buyer
 
 __all__ = ["Orders"]
 

@@ -13,12 +13,11 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 from attrs import define, field
 
-from kling_async._clock import Clock, Deadline, Timer
+from kling_async._clock import Clock, Timer
 from kling_async._fault import KlingError
 from kling_async._ration import Ration
 from kling_async._watch import Seen, Watch
@@ -27,7 +26,7 @@ from kling_async.errors import NotFoundError
 from kling_async.lists import Lists, shown
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Anomaly, Record
-from kling_async.waiters import Entry, Round, Waiter, closed, is_live, is_near, out_of_time
+from kling_async.waiters import Entry, Round, closed, is_near, out_of_time
 
 __all__ = ["Poller"]
 
@@ -67,8 +66,7 @@ class Poller:
     max_rate: float | None = None
     """Reads a second."""
     _entries: dict[Watch, Entry] = field(factory=dict, init=False)
-    _heap: list[tuple[float, int, Entry | Waiter]] = field(factory=list, init=False)
-    _waiting: int = field(default=0, init=False)
+    _heap: list[tuple[float, int, Entry]] = field(factory=list, init=False)
     _order: itertools.count[int] = field(factory=itertools.count, init=False)
     _timer: Timer | None = field(default=None, init=False)
     _timer_at: float = field(default=math.inf, init=False)
@@ -81,8 +79,8 @@ class Poller:
     def __attrs_post_init__(self) -> None:
         self._crew = Crew[Entry | Round](self._work, self.clock, self.max_rate)
 
-    async def wait(self, watch: Watch, deadline: Deadline, *, any_change: bool = False) -> None:
-        """Return once the task is final, or has changed.
+    async def wait(self, watch: Watch, until: float, *, any_change: bool = False) -> None:
+        """Return once the task is final, or has changed; `until` is by the clock's `now`.
 
         Raises:
             TaskTimeoutError: the time is up, or a budget of the polling is spent.
@@ -92,25 +90,19 @@ class Poller:
         if self._closed:
             raise closed(watch.ref)
         self.bind()
-        if not deadline.left(self.clock.now()):
+        if until <= self.clock.now():
             raise out_of_time(watch.ref)
         entry = self._entries.get(watch)
         if entry is None:
             entry = self._entries[watch] = Entry(watch)
         if not entry.waiters:
             watch.resume()
-        waiter = Waiter(watch.ref, any_change, asyncio.get_running_loop().create_future())
-        entry.waiters.append(waiter)
-        self._waiting += 1
-        if math.isfinite(deadline.at):
-            self._push(deadline.at, waiter)
+        waiter = entry.enter(until, any_change)
         self._plan(entry)
         try:
             error = await waiter.future
         finally:
-            self._waiting -= 1
-            with suppress(ValueError):  # whoever was woken is no longer there
-                entry.waiters.remove(waiter)
+            entry.leave(waiter)
         if error is not None:
             # One exception raised in many tasks would collect all their tracebacks.
             raise copy.copy(error)
@@ -167,17 +159,13 @@ class Poller:
         await self._crew.aclose()
 
     def _schedule(self, entry: Entry, when: float) -> None:
-        if len(self._entries) > _BEAT and math.isfinite(when):
-            when = math.ceil(when * _BEAT) / _BEAT
-        if when < entry.due:
-            entry.due = when
-            self._push(when, entry)
-
-    def _push(self, when: float, what: Entry | Waiter) -> None:
-        heapq.heappush(self._heap, (when, next(self._order), what))
-        if len(self._heap) > 2 * (len(self._entries) + self._waiting) + READS:
-            # Whoever was woken or has left before the deadline leaves its place behind.
-            self._heap = [place for place in self._heap if is_live(place[0], place[2])]
+        if when >= entry.due:
+            return
+        entry.due = when
+        heapq.heappush(self._heap, (when, next(self._order), entry))
+        if len(self._heap) > 2 * len(self._entries) + READS:
+            # What was put off, called off or brought forward leaves its place behind.
+            self._heap = [place for place in self._heap if place[0] == place[2].due]
             heapq.heapify(self._heap)
         self._arm()
 
@@ -192,14 +180,11 @@ class Poller:
         self._timer, self._timer_at = None, math.inf
         now, begun = self.clock.now(), 0
         while self._heap and self._heap[0][0] <= now:
-            when, _, what = heapq.heappop(self._heap)
-            if not is_live(when, what):
-                continue
-            if isinstance(what, Waiter):
-                what.wake(out_of_time(what.ref))
-            else:
-                what.due = math.inf
-                begun += self._attend(what, now, spread=begun >= _AT_ONCE)
+            when, _, entry = heapq.heappop(self._heap)
+            if when == entry.due:
+                entry.due = math.inf
+                entry.expire(now)
+                begun += self._attend(entry, now, spread=begun >= _AT_ONCE)
         self._arm()
 
     def _attend(self, entry: Entry, now: float, *, spread: bool = False) -> bool:
@@ -208,6 +193,7 @@ class Poller:
             self._plan(entry)
             return False
         entry.reading = True
+        self._plan(entry)
         route = entry.watch.ref.route
         if self.lists is not None and len(self._entries) >= _HANDFUL and self.lists.usable(route):
             gathered = self._gathered.setdefault(route, [])
@@ -236,14 +222,17 @@ class Poller:
 
     def _plan(self, entry: Entry) -> None:
         if entry.reading:
-            return
-        if self._is_wanted(entry):
-            self._schedule(entry, entry.watch.next_look)
-            return
-        # Without a due time its place in the heap is void: the next wait makes one of its own.
-        entry.due = math.inf
-        if entry.release is None:
-            self._entries.pop(entry.watch, None)
+            self._schedule(entry, entry.until)
+        elif self._is_wanted(entry):
+            when = entry.watch.next_look
+            if len(self._entries) > _BEAT and math.isfinite(when):
+                when = math.ceil(when * _BEAT) / _BEAT
+            self._schedule(entry, min(when, entry.until))
+        else:
+            # Without a due time its place in the heap is void: the next wait makes one of its own.
+            entry.due = math.inf
+            if entry.release is None:
+                self._entries.pop(entry.watch, None)
 
     async def _work(self, errand: Entry | Round) -> None:
         if isinstance(errand, Entry):
@@ -273,7 +262,8 @@ class Poller:
         looked = {entry.watch.ref.task_id: entry for entry in due + near}
         others = {entry.watch.ref.task_id: entry for entry in self._entries.values() if self._is_free(entry, ref.route)}
         try:
-            rows = await self.lists.look(ref.action, ref.action2, {**others, **looked}, looked) if self.lists else {}
+            all_ids, charge = {**others, **looked}, self._crew.charge
+            rows = await self.lists.look(ref.action, ref.action2, all_ids, looked, charge) if self.lists else {}
             for number, (task_id, row) in enumerate(rows.items()):
                 entry = looked.get(task_id) or others[task_id]
                 seen = shown(row, entry.watch)

@@ -11,18 +11,17 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio.to_thread
-from attrs import define, field, frozen
+from attrs import define, field
 
-from kling_async._clock import Clock, Deadline
+from kling_async._clock import Clock
 from kling_async._codec import encode, has_local_media, sealed, to_body, to_canonical_json
-from kling_async._descriptors import connections
+from kling_async._descriptors import PAID, connections
 from kling_async._fault import KlingError
-from kling_async._gate import Ticket
+from kling_async._order import Order, Receipt, unknown
 from kling_async._pacing import Retry, backoff
 from kling_async._profile import Profile
 from kling_async._verdict import Accepted, Failure, Move, Rejected, Unknown, judge
@@ -35,75 +34,27 @@ from kling_async.errors import (
     InvalidRequestError,
     JournalError,
     ProtocolError,
-    SubmitOutcomeUnknown,
 )
 from kling_async.hints import Hints
-from kling_async.jobs import Job
 from kling_async.journal import Creation, State
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Anomaly, Exchange, Record, Waiting
 from kling_async.recovery import Memory
 from kling_async.transport import FailedExchange, Transport
 
-__all__ = ["Buyer", "Order", "Receipt", "mint_key"]
+__all__ = ["Buyer"]
 
 _log = logging.getLogger(__name__)
 
-_KEY_BYTES: Final = 13
 _FOLLOW: Final = 0.25
 """Seconds between two looks at the journal for a creation that another session is at."""
 _ADDRESS_REFUSED: Final = 1304
 """Creations from this machine's address are refused, one like the other."""
+_STALE: Final = 45.0
+"""Seconds from the record that it is sent until a request may no longer leave: as long as that waits for a server and for a
+connection, and less than is left of the lease that was renewed with it, so that nobody has taken the creation for a dead one's."""
 _LATE_WRITES: Final = 10
 """How often an id that could not be recorded is tried to be."""
-
-
-def mint_key() -> str:
-    """A new reconciliation key: the `external_task_id` of a job that brings none."""
-    return f"ka-{secrets.token_hex(_KEY_BYTES)}"
-
-
-@frozen(kw_only=True)
-class Receipt:
-    """The task that a creation came to."""
-
-    ref: TaskRef
-    snapshot: Snapshot | None = None
-    """What the service said of it; `None` when it was bought before."""
-    ticket: Ticket | None = None
-    """The slots it holds until it is final; outside the gate when it was bought before."""
-
-
-@define(eq=False)
-class Order:
-    """One logical creation: one job, one key, at most one task."""
-
-    job: Job[Any]
-    dedupe: str | None
-    key: str
-    ticket: Ticket
-    settled: asyncio.Future[Receipt | KlingError]
-    deadline: Deadline
-    """When its caller goes, whatever has become of it."""
-    sent: bool = False
-    """Whether a byte may have left of a request that was not provably refused."""
-    followed: bool = False
-    """Whether a request for the same creation, of another order, may be under way."""
-    sends: int = 0
-    """Requests sent under its key, by this order or before it."""
-    deserted: bool = False
-    """Whether the caller has gone; no further request starts then."""
-    refusal: KlingError | None = None
-    """Why the last request was not accepted."""
-    claim: str = ""
-    """What marks a creation in the journal as this order's, and no other's under the same key."""
-    callback_hash: bytes | None = None
-    """Of the token under which posts about its task arrive; none when its job has a `callback_url`, or nobody receives."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nobody can have asked for it before."""
-        return self.dedupe is None and self.job.external_task_id is None
 
 
 @define(eq=False, kw_only=True)
@@ -121,7 +72,7 @@ class Buyer:
     tell: Callable[[Record], None]
     hints: Hints
     _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
-    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(connections()), init=False)
+    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(connections(PAID)), init=False)
 
     async def buy(self, order: Order) -> Receipt:
         """Have the order's task created, or find the one it has already.
@@ -153,7 +104,8 @@ class Buyer:
             attempt=int(at_once),
             owner=order.claim,
             callback_hash=order.callback_hash,
-            created_at=self.clock.wall(),
+            created_at=(now := self.clock.wall()),
+            updated_at=now,
         )
         await self.memory.open()
         if not at_once:
@@ -228,20 +180,24 @@ class Buyer:
             if order.deserted or move is Move.GIVE_UP or move in once or failures >= self.retry.attempts:
                 raise await self._rejected(order, error)
             once |= {move} & {Move.ONCE, Move.RESIGN}
-            await self.memory.journal.move(order.key, State.PREPARED, str(error), owner=order.claim)
+            await self._record_refusal(order, error)
             if move is Move.RESIGN and reply is not None:
                 self.transport.correct_clock(reply)
             else:
                 await self._wait(order, move, error, failures)
 
     async def _record_sending(self, order: Order, unwritten: Creation | None) -> None:
+        order.recorded = self.clock.now(), self.clock.wall()
         if unwritten is None:
             ours = await self.memory.journal.send(order.key, order.claim)
         else:  # that it is asked for and that it is sent, in one commit (`reliability.md` 3.3)
             _, ours = await self.memory.journal.intend(unwritten)
         if not ours:
-            msg = f"another session has taken creation {order.key} over; nothing was sent"
-            raise JournalError(msg)
+            raise _taken(order)
+
+    async def _record_refusal(self, order: Order, error: KlingError) -> None:
+        if not await self.memory.journal.move(order.key, State.PREPARED, str(error), owner=order.claim):
+            raise _taken(order)
 
     async def _wait(self, order: Order, move: Move, error: KlingError, failures: int) -> None:
         asked = error.retry_after if isinstance(error, ApiError) else None
@@ -260,6 +216,9 @@ class Buyer:
 
     async def _exchange(self, order: Order, request: Request) -> tuple[Accepted | Rejected | Unknown, Reply | None]:
         def sent() -> None:
+            now, wall = order.recorded
+            if max(self.clock.now() - now, self.clock.wall() - wall) > _STALE:  # of a machine that was asleep the one may stand still
+                raise FailedExchange(Failure(cause="suspended", sent=False))
             order.sent = True
 
         started, reply = self.clock.now(), None
@@ -345,6 +304,5 @@ class Buyer:
         )
 
 
-def unknown(order: Order, message: str, cause: str) -> SubmitOutcomeUnknown:
-    """The error of an order whose outcome nobody knows."""
-    return SubmitOutcomeUnknown(message, external_task_id=order.key, job=order.job, cause=cause)
+def _taken(order: Order) -> JournalError:
+    return JournalError(f"another session has taken creation {order.key} over; nothing was sent")

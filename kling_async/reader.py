@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from kling_async._clock import Clock
-from kling_async._descriptors import connections
+from kling_async._descriptors import READS, connections
 from kling_async._verdict import MISTIMED, Failure
 from kling_async._watch import Seen
 from kling_async._wire import Refusal, Reply, Request, decipher, reading, retry_after
@@ -30,7 +30,7 @@ class Reader:
     audience: Audience
     check: Callable[[], None]
     """Raises where reading is not allowed, as in another event loop."""
-    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(connections()), init=False)
+    _room: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(connections(READS)), init=False)
 
     async def look(self, ref: TaskRef, known: Snapshot | None = None) -> tuple[Seen, float | None]:
         """What one read shows, and the server's own wish in seconds to the next; `known` is what an earlier one has shown.

@@ -17,6 +17,7 @@ from kling_async._capability import Callbacks
 from kling_async._clock import Clock, Deadline, SystemClock
 from kling_async._fault import ConfigurationError, InvalidRefError
 from kling_async._gate import Place, Ticket
+from kling_async._order import Receipt
 from kling_async._pacing import Paces, Polling, Retry, check_timeout
 from kling_async._profile import Profile, address_from, on_loopback, origin_of, profile_named
 from kling_async._watch import Watch, snapshot_from
@@ -34,7 +35,7 @@ from kling_async.observers import Audience, Observer, StatusChange
 from kling_async.orders import Orders
 from kling_async.outcomes import Outcomes
 from kling_async.poller import Poller
-from kling_async.purchase import Buyer, Receipt
+from kling_async.purchase import Buyer
 from kling_async.reader import Reader
 from kling_async.reconcile import Reconciler
 from kling_async.recovery import Memory, ref_of
@@ -233,7 +234,7 @@ class KlingSession(Verbs, Saving, Settling):
         handle: TaskHandle[R] = self._handle(watch)
         try:
             if bound is not None and not watch.done:
-                await self._poller.wait(watch, deadline)
+                await self._poller.wait(watch, deadline.at)
             return await handle
         except asyncio.CancelledError:
             self._orphans.append(watch.ref)

@@ -99,7 +99,7 @@ class TaskHandle(Generic[R]):
         """
         bound = check_timeout(timeout)
         if not self._watch.done:
-            await self._poller.wait(self._watch, self._deadline(bound if timeout is not None else self._watch.polling.timeout))
+            await self._poller.wait(self._watch, self._deadline(bound if timeout is not None else self._watch.polling.timeout).at)
         return self._result()
 
     async def updates(self) -> AsyncIterator[Snapshot]:
@@ -112,16 +112,17 @@ class TaskHandle(Generic[R]):
             ApiError: as for `wait`.
         """
         deadline = self._deadline(self._watch.polling.timeout)
-        change = None
+        change = self._watch.follow()
+        if change.snapshot is not None:
+            yield change.snapshot
         while True:
-            following = self._watch.latest if change is None else change.following
-            if following is not None:
-                change = following
-                yield change.snapshot
+            if change.following is not None:
+                change = change.following
+                yield cast("Snapshot", change.snapshot)  # none is missing but the first
             elif self._watch.done:
                 return
             else:
-                await self._poller.wait(self._watch, deadline, any_change=True)
+                await self._poller.wait(self._watch, deadline.at, any_change=True)
 
     async def refresh(self) -> Snapshot:
         """Read the task once, now.

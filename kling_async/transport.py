@@ -165,10 +165,10 @@ class Transport:
         raise FailedExchange(failure)
 
     async def pay(self, request: Request, *, on_sent: Callable[[], None]) -> Reply:
-        """Send a paid request once, on a connection of its own; `on_sent` is called before its first byte leaves.
+        """Send a paid request once, on a connection of its own; `on_sent` is called before its first byte leaves, and may forbid it.
 
         Raises:
-            FailedExchange: no complete reply came in time.
+            FailedExchange: no complete reply came in time; or what `on_sent` raised, and nothing was sent.
         """
         if self._paid is None:
             trace = aiohttp.TraceConfig()
@@ -197,9 +197,9 @@ class Transport:
         except asyncio.CancelledError as cancelled:
             # The frames of aiohttp hold the key, and a timeout around this call would keep them as its cause.
             raise cancelled.with_traceback(None) from None
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+        except (FailedExchange, aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
             # A RuntimeError is what uvloop raises for writing to a closed connection.
-            failure = failure_of(error, sent=context.sent)
+            failure = error.failure if isinstance(error, FailedExchange) else failure_of(error, sent=context.sent)
         finally:
             if context.timer is not None:
                 context.timer.cancel()
@@ -319,16 +319,17 @@ def _context(file: str | None, directory: str | None) -> ssl.SSLContext:
 
 async def _headers_sent(_session: ClientSession, names: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams) -> None:
     context = names.trace_request_ctx
+    context.hook()  # nothing has been written yet, and if it raises nothing is
     context.sent = True
     loop = asyncio.get_running_loop()
     context.scope.reschedule(None)
     context.timer = loop.call_at(loop.time() + context.bound - LAST_LOOK, lambda: context.scope.reschedule(loop.time() + LAST_LOOK))
-    context.hook()
 
 
 _home: Final = functools.lru_cache(8)(URL)
 
 
+@functools.lru_cache(2048)  # looks at one task are many, and an address keeps what aiohttp has taken from it
 def _address(url: str) -> URL:
     # As it stands: it has been quoted. Beside one that is known, the half of the time.
     path = url.index("/", len("https://"))
@@ -338,8 +339,7 @@ def _address(url: str) -> URL:
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     if response.content.is_eof() and response.content.total_bytes <= MAX_BODY:  # it came in one piece with its head, as most do
         return response.content.read_nowait()
-    pieces: list[bytes] = []
-    size = 0
+    pieces, size = list[bytes](), 0
     async for piece in response.content.iter_any():
         size += len(piece)
         if size > MAX_BODY:

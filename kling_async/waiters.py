@@ -13,14 +13,15 @@ from kling_async._watch import Watch
 from kling_async.errors import TaskTimeoutError
 from kling_async.models import TaskRef
 
-__all__ = ["Entry", "Round", "Waiter", "closed", "is_live", "is_near", "out_of_time"]
+__all__ = ["Entry", "Round", "Waiter", "closed", "is_near", "out_of_time"]
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Waiter:
-    """Somebody who waits, and a place in the heap for the end of that."""
+    """Somebody who waits."""
 
-    ref: TaskRef
+    until: float
+    """When the time is up."""
     any_change: bool
     """Whether every change ends this wait, rather than the end of the task."""
     future: asyncio.Future[KlingError | None]
@@ -32,17 +33,44 @@ class Waiter:
             self.future.set_result(error)
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Entry:
-    """A watch that is waited for or holds slots, and a place in the heap for the next look."""
+    """A watch that is waited for or holds slots, and a place in the heap for the next look, or for whose time is up before."""
 
     watch: Watch
     waiters: list[Waiter] = field(factory=list)
     """In the order they came."""
+    until: float = math.inf
+    """When time is up for the first of them; or for one who has left."""
     due: float = math.inf
+    """Its place in the heap that counts; infinity for none."""
     reading: bool = False
     release: Callable[[], object] | None = None
     """To be called when the task is final: it holds slots until then."""
+
+    def enter(self, until: float, any_change: bool) -> Waiter:  # noqa: FBT001  as `Poller.wait` got them
+        """Somebody waits."""
+        waiter = Waiter(until, any_change, asyncio.get_running_loop().create_future())
+        if self.waiters:
+            self.waiters.append(waiter)
+        else:
+            self.waiters = [waiter]  # of just that size, as most stay alone
+        self.until = min(self.until, until)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Somebody waits no longer."""
+        if waiter in self.waiters:  # whoever was woken is no longer there
+            self.waiters.remove(waiter)
+
+    def expire(self, now: float) -> None:
+        """Wake those whose time is up."""
+        if self.until > now:
+            return
+        for waiter in self.waiters:
+            if waiter.until <= now:
+                waiter.wake(out_of_time(self.watch.ref))
+        self.until = min((waiter.until for waiter in self.waiters if not waiter.future.done()), default=math.inf)
 
     def wake(self, error: KlingError | None, *, any_change: bool = False) -> None:
         """Wake everybody, or only those who wait for any change."""
@@ -62,7 +90,7 @@ class Entry:
             self.release = None
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Round:
     """Looks at tasks of one route that were gathered for a list."""
 
@@ -78,12 +106,6 @@ def is_near(watch: Watch, now: float) -> bool:
     """Whether a task is past the middle between two looks, or its creation and the first."""
     last = watch.looked_at if watch.looked_at > -math.inf else watch.born
     return last is not None and 2 * now >= last + watch.next_look
-
-
-def is_live(when: float, what: Entry | Waiter) -> bool:
-    """Whether a place in the heap still means something."""
-    # A look that was put off or called off, and whoever waits no longer, leaves its place behind.
-    return when == what.due if isinstance(what, Entry) else not what.future.done()
 
 
 def closed(ref: TaskRef) -> ConfigurationError:

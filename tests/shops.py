@@ -11,6 +11,7 @@ from attrs import define, evolve, field, frozen
 
 from kling_async._binding import Binding
 from kling_async._clock import Deadline, SystemClock
+from kling_async._order import Receipt
 from kling_async._pacing import Retry
 from kling_async._profile import GATEWAY
 from kling_async._verdict import Failure
@@ -23,7 +24,7 @@ from kling_async.journal import Journal
 from kling_async.models import Snapshot
 from kling_async.observers import Audience
 from kling_async.orders import Orders
-from kling_async.purchase import Buyer, Receipt
+from kling_async.purchase import Buyer
 from kling_async.reconcile import Reconciler
 from kling_async.recovery import Memory
 from kling_async.transport import FailedExchange
@@ -119,9 +120,13 @@ class Shop:
     transport: FakeTransport
     orders: Orders
     orphans: list[str]
+    key: str | None = "ka-1"
+    """Under which jobs are bought; `None`: under one of the buyer's."""
 
-    async def buy(self, job: Job[Any] = JOB, *, key: str = "ka-1", timeout: float | None = None) -> Snapshot:
-        receipt = await self.orders.submit(evolve(job, external_task_id=key), dedupe=None, deadline=Deadline.after(timeout, SystemClock()))
+    async def buy(self, job: Job[Any] = JOB, *, key: str = "", timeout: float | None = None) -> Snapshot:
+        receipt = await self.orders.submit(
+            evolve(job, external_task_id=key or self.key), dedupe=None, deadline=Deadline.after(timeout, SystemClock())
+        )
         assert receipt.snapshot is not None
         return receipt.snapshot
 

@@ -102,7 +102,7 @@ def _commit(connection: sqlite3.Connection, batch: list[Item]) -> None:
             for item in batch:
                 do(connection, item, _OWN)
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except Exception:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise

@@ -163,7 +163,10 @@ class Journal:
         """Move a creation on, durably; false when it was past that, or is not that owner's any more."""
 
         def work(db: Transaction) -> bool:
-            return owner in {None, get(db, key).owner} and move(db, key, state, note=note)
+            now = get(db, key)
+            # One that was settled without its owner, by hand or by those who took that for dead, is its no more.
+            its = now.owner == owner and now.state in {State.PREPARED, State.SENDING}
+            return (owner is None or its) and move(db, key, state, note=note)
 
         return await self._writer.run(work)
 

@@ -157,6 +157,8 @@ class ServerDatabase:
             connection.close()
 
     def _begin(self, *, durably: bool) -> _Statements:
+        if self._connection is not None and self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            self.close()  # what broke in its midst did not end it
         new = self._connection is None
         if self._connection is None:
             self._connection = psycopg.connect(**self._options, autocommit=True, prepare_threshold=None)

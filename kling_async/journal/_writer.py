@@ -95,9 +95,12 @@ class Writer:
             msg = "the journal is closed"
             raise JournalError(msg)
         if self._thread is None:
-            self._pid = os.getpid()
-            self._thread = _Thread(self)
-            self._thread.start()
+            thread = _Thread(self)
+            try:
+                thread.start()
+            except RuntimeError:  # of whom nobody would ever hear
+                raise JournalError("journal: no thread can be started") from None
+            self._pid, self._thread = os.getpid(), thread
         elif self._pid != os.getpid():
             msg = "the journal was opened before this process forked; open it again in the child"
             raise JournalError(msg)
@@ -109,14 +112,20 @@ class Writer:
         going = True
         while going:
             batch, going = self._gather()
-            if batch or going:
-                self.database.commit(batch)
+            try:
+                if batch or going:
+                    self.database.commit(batch)
+            except Exception as error:  # noqa: BLE001  for ever would they wait who are not told
+                for item in batch:
+                    item.result, item.error = None, JournalError(f"journal: kling_async broke: {type(error).__name__}")
             _deliver(batch)
             self._answered += len(batch)
-        self.database.close()
-        with contextlib.suppress(RuntimeError):  # the loop is gone
-            self._on_end()
-        self._answered += 1
+        try:
+            self.database.close()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                self._on_end()
+            self._answered += 1
 
     def _gather(self) -> tuple[list[Item], bool]:
         batch: list[Item] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kling_async import GenerateImage, Text2Video, VideoExtend
 from kling_async._durations import Durations, Forecast, Kind, Sketch, kind_asked, kind_of
-from kling_async._pacing import Paces, Polling, next_gap
+from kling_async._pacing import Pace, Paces, Polling, next_gap
 
 KIND = Kind(levels=("k",), usual=160.0)
 seconds = st.floats(0.0, 1e7)
@@ -100,7 +100,7 @@ def test_a_lesson_weighs_one(lessons: list[tuple[float, float]]) -> None:
     sketch, expected = Sketch(), 0.0
     forecast = Durations().forecast(KIND)
     for low, high in lessons:
-        sketch.add(low, high, forecast)
+        sketch.add(forecast.parts(low, high))
         expected = expected * 0.99 + 1.0
     assert sketch.weight == pytest.approx(expected, rel=1e-6)
     assert min(sketch.counts) >= 0.0
@@ -206,8 +206,8 @@ def test_merging() -> None:
     one, other = Sketch(), Sketch()
     forecast = Durations().forecast(KIND)
     for _ in range(300):
-        one.add(99.0, 100.0, forecast)
-        other.add(199.0, 200.0, forecast)
+        one.add(forecast.parts(99.0, 100.0))
+        other.add(forecast.parts(199.0, 200.0))
     one.merge(other)
     assert one.weight == pytest.approx(100.0, rel=0.01)
     assert one.lessons == 600
@@ -222,8 +222,34 @@ def test_memory_is_bounded() -> None:
         durations.forecast(Kind(levels=(f"k{number}",), usual=100.0))
     assert list(durations._sketches) == [f"k{number}" for number in range(172, 300)]
     assert len(durations._forecasts) <= 128
-    assert sys.getsizeof(durations._sketches["k299"].counts) < 1300
+    assert sys.getsizeof(durations._sketches["k299"].bins) < 1300
     assert len(durations.changes()) == 128
+
+
+def test_a_thousand_lessons_make_few_forecasts() -> None:
+    """However many tasks of a kind end, what is expected and the pace are made anew for one in five at most; and they end up right."""
+    durations, dice = Durations(), random.Random(4)
+    paces = Paces(Polling(), durations)
+    made = set[Pace]()
+    for _ in range(1000):
+        takes = lognormal(dice, sigma=0.1)
+        durations.learn(KIND, takes - 2.0, takes + 2.0)
+        made |= {paces.of(KIND) for _ in range(4)}
+    assert len({pace.forecast for pace in made}) <= len(made) <= 200
+    assert durations.forecast(KIND).quantile(0.5) == pytest.approx(160.0, rel=0.05)
+
+
+def test_old_lessons_fade_for_ever() -> None:
+    """What older lessons weigh stays exact over any number of later ones."""
+    sketch, forecast = Sketch(), Durations().forecast(KIND)
+    sketch.add(forecast.parts(999.0, 1000.0))
+    for _ in range(300):
+        sketch.add(forecast.parts(99.0, 100.0))
+    assert sum(sketch.counts[70:]) == pytest.approx(0.99**300, rel=1e-6)
+    for _ in range(5000):
+        sketch.add(forecast.parts(99.0, 100.0))
+    assert sketch.weight == pytest.approx(100.0, rel=1e-6)
+    assert max(sketch.bins) < math.inf
 
 
 def test_unseen() -> None:

@@ -62,7 +62,7 @@ def outcome(body: bytes, fast: Callable[[], Any] | None = None) -> Any:
         _json._fast = usual
 
 
-@pytest.mark.parametrize("body", [*ODD, *BODIES])
+@pytest.mark.parametrize("body", [*ODD, *BODIES], ids=map(str, range(len(ODD) + len(BODIES))))  # not by what they are: some are long
 def test_the_extra_changes_no_value(body: bytes) -> None:
     """Odd, hostile and recorded replies read the same with the decoder of the extra `speed` and without it."""
     pytest.importorskip("msgspec")

@@ -49,8 +49,11 @@ CLASSES = {
 HARMLESS = {
     "a place on this machine": "journal._journal.Journal.path journal._owners.Owner.path journal._rows.Artifact.path media.File.path "
     "journal._file.FileDatabase.path journal._postgres.Lease.path journal._postgres.PostgresJournal.path emulator.server._Running.url",
-    "the name of a purchase": "hints._Expected.key journal._rows.Artifact.key journal._rows.Creation.key purchase.Order.key",
-    "what people are told": "_wire._Said.text emulator._render_words.Words.text jobs._video.LipSync.text",
+    "the name of a purchase": "hints._Expected.key journal._rows.Artifact.key journal._rows.Creation.key _order.Order.key",
+    "what people are told": "_wire._Said.text emulator._render_words.Words.text jobs._video.LipSync.text "
+    "cli._batch.Plan.command cli._batch._Batch._reported cli._batch._Known.files cli._doctor._Check.verdict cli._lines.Item.place "
+    "cli._lines.Item.word cli._lines.Mistake.field cli._lines.Mistake.place cli._lines.Mistake.rule cli._lines._Line.place "
+    "cli._progress.Board.footer cli._run.Desk.left cli._run.Desk.resume",
     "a route, whose query holds ids": "_wire.Request.url",
     "written without secrets": "journal._rows.Creation.request journal._rows.Creation.result journal._database.Item.result",
     "bytes of a file": "_containers.Inspector.head emulator._studio.Rendered.data",
@@ -61,7 +64,7 @@ PLAIN = set(
     re.findall(
         r"\w+",
         """
-        _digest _tail _unknown_word account action action2 asked aspect_ratio at_work audio_type base callback_hash cause choices claim code
+        _digest _tail unknown_word account action action2 asked aspect_ratio at_work audio_type base callback_hash cause choices claim code
         content_type dedupe default_model detail digest ending extension external_task_id fail fault fields flaw font help id
         image_reference kind kinds label levels lines message method mode model model_name models name negative_prompt note noun origin
         owner peer prefix prompt raw_status reason request_id resolution route running service_id sha256 shot_type state subject
@@ -74,9 +77,11 @@ PLAIN = set(
 SPEAKING = {
     "callbacks._receiver.Receiver": "shown below",
     "session.KlingSession": "shown below",
+    "cli._lines._Typed": "a text, as texts are shown: what somebody typed into a file of jobs",
     "files._hand._Thread": "a thread, as threads are shown",
     "journal._writer._Thread": "a thread, as threads are shown",
     "testing._leaks._Complaints": "a log handler, as those are shown",
+    "testing._jumping.Home": "an event loop, as those are shown",
     "testing._time.VirtualLoop": "an event loop, as those are shown",
 }
 """Classes without fields that have a repr of their own."""

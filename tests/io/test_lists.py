@@ -25,9 +25,11 @@ Rows = list[dict[str, Any]]
 
 
 @asynccontextmanager
-async def crowd(gateway: Gateway, profile: str | Profile = OFFICIAL, count: int = MANY, **options: Any) -> AsyncIterator[Handles]:
+async def crowd(
+    gateway: Gateway, profile: str | Profile = OFFICIAL, count: int = MANY, polling: Polling = POLLING, **options: Any
+) -> AsyncIterator[Handles]:
     """So many tasks, bought together."""
-    async with KlingSession("sk-x", base_url=gateway.url, profile=profile, polling=POLLING, **options) as kling:
+    async with KlingSession("sk-x", base_url=gateway.url, profile=profile, polling=polling, **options) as kling:
         yield await asyncio.gather(*(kling.text2video(prompt="a fox") for _ in range(count)))
 
 
@@ -173,6 +175,17 @@ async def test_pages(gateway: Gateway, size: int) -> None:
     lists, singles = asked(gateway)
     assert lists >= 4 * (MANY // size)
     assert singles <= 4 * MANY
+
+
+async def test_pages_count_by_themselves(gateway: Gateway) -> None:
+    """Under a bound on reads a second a list of several pages takes from it what its pages are, on the average."""
+    pages(gateway)
+    rate, size = 0.2, 5
+    async with crowd(gateway, evolve(OFFICIAL, list_size=size), polling=evolve(POLLING, max_rate=rate)) as handles:
+        await asyncio.gather(*handles)
+    reads = gateway.looked
+    assert len(reads) > MANY // size
+    assert all(number <= (at - reads[0]) * rate + MANY // size + 1 for number, at in enumerate(reads))
 
 
 async def test_those_that_failed(gateway: Gateway) -> None:

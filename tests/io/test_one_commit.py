@@ -18,7 +18,7 @@ from kling_async.session import KlingSession
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 FOX = Text2Video(prompt="a fox")
-MANY = 60
+MANY = 30
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ async def test_refused_looks() -> None:
     room = Room()
     refusal = Refusal(code=1000, message="no", request_id=None, http_status=401, retry_after=None, readable=True)
     handle = room.handle(refusal)
-    handle._watch._met = False
+    handle._watch.snapshot = None
     for _ in range(2):
         errors = await asyncio.gather(handle.wait(), handle.wait(), return_exceptions=True)
         assert [type(error) for error in errors] == [AuthenticationError] * 2

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from kling_async._clock import Deadline, SystemClock
+from kling_async._clock import SystemClock
 from kling_async._pacing import Pace, Polling
 from kling_async._verdict import Failure
 from kling_async._watch import Seen, Watch
@@ -34,13 +35,14 @@ def refused(status: int, wait: float | None = None) -> Refusal:
 
 
 async def test_waiters_cost_nothing_while_they_wait() -> None:
-    """A thousand waiters of one handle with bounds of their own have a place each; those who leave give it back, unnoticed by the last."""
+    """A thousand waiters of one handle with bounds of their own share its place; those who leave do so unnoticed by the last."""
     room = Room()
     handle = room.handle(*[PROCESSING] * 50, SUCCEEDED)
     waiters = [asyncio.ensure_future(handle.wait(timeout=10_000 + number)) for number in range(1000)]
     await asyncio.sleep(100)
     entry, looks = room.poller._entries[handle._watch], len(room.gateway.looks)
-    assert (len(entry.waiters), len(room.poller._heap)) == (1000, 1001)
+    assert len(entry.waiters) == 1000
+    assert len(room.poller._heap) <= 64
     for waiter in waiters[:-1]:
         waiter.cancel()
     await settle()
@@ -52,7 +54,7 @@ async def test_waiters_cost_nothing_while_they_wait() -> None:
     ends = await asyncio.gather(*late, return_exceptions=True)
     assert {type(end) for end in ends} == {TaskTimeoutError}
     assert now() - begun == pytest.approx(15.1 + 20.199)
-    assert len(room.poller._heap) <= 2 * 202 + 64
+    assert len(room.poller._heap) <= 64 + 2
     assert await waiters[-1] == (VIDEO,)
     assert len(room.gateway.looks) == 51
     assert room.idle
@@ -139,7 +141,7 @@ async def test_an_outage_of_a_crowd(trouble: Seen, takes: float, say: Callable[[
     count = 10_000
     crowd = Crowd(count)
     loop = asyncio.get_running_loop()
-    waits = [loop.create_task(crowd.poller.wait(watch, Deadline.after(None, crowd.poller.clock))) for watch in crowd.watches]
+    waits = [loop.create_task(crowd.poller.wait(watch, math.inf)) for watch in crowd.watches]
     await asyncio.sleep(60)
     crowd.trouble, crowd.takes, down = trouble, takes, now()
     await asyncio.sleep(300)

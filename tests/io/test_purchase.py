@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+from kling_async._order import mint_key
 from kling_async._pacing import Retry
 from kling_async._verdict import Failure
 from kling_async._wire import Reply
@@ -24,7 +25,6 @@ from kling_async.errors import (
 )
 from kling_async.jobs import Image2Video, Text2Video
 from kling_async.models import Snapshot, Status
-from kling_async.purchase import mint_key
 from shops import (
     ACCEPTED,
     CUT,

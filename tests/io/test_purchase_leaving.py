@@ -88,11 +88,13 @@ WAYS = (cancelled, cancelled_twice, cancelled_first, timed_out, out_of_scope)
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("key", ["ka-1", None], ids=["two commits", "one commit"])
 @pytest.mark.row("W1", "W4")
-async def test_leaving_at_any_instant(script: str, way: Callable[[Shop, float], Any]) -> None:
+async def test_leaving_at_any_instant(script: str, way: Callable[[Shop, float], Any], key: str | None) -> None:
     """Whenever and however a caller leaves: nothing is bought twice, nothing leaves after it has gone, no known task is lost (P1 to P3)."""
     for after in INSTANTS:
         room = shop(*SCRIPTS[script])
+        room.key = key
         begun = now()
         try:
             known = await way(room, after)
