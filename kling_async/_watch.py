@@ -34,6 +34,10 @@ _LONGEST_WISH: Final = 600.0
 """Seconds to the next look that a server's wish may come to: an odd header must not hide a paid result for days."""
 _APART: Final = 1.0
 """Seconds between two looks that others ask for, however often they ask (`reliability.md` P27)."""
+_CACHED: Final = 30.0
+"""Seconds after word of the end in which a gateway that answers from a cache may still deny it; most hold theirs for 15."""
+_AT_END: Final = 5.0
+"""Seconds between two looks in that time."""
 _FRESH: Final = 1.0
 """A time of update so many seconds before a look, or fewer, is taken for that of the look: some gateways move it with each."""
 
@@ -102,8 +106,8 @@ class Watch:
     born: float | None = None
     """When the task was created, by the clock's `now`; `None` when nobody knows."""
     _hurried: bool = field(default=False, init=False)
-    _told: bool = field(default=False, init=False)
-    """Whether somebody has said that the task is over."""
+    _told: float | None = field(default=None, init=False)
+    """When somebody last said that the task is over."""
     _began: float | None = field(init=False)
     """Since when it may have run, as far as the pace is concerned: its creation, or the last look that found it queued for long."""
     _running_at: float = field(default=-math.inf, init=False)
@@ -149,7 +153,7 @@ class Watch:
         """
         self._hurried = True
         if final:
-            self._told, self.called = True, False
+            self._told, self.called = now, False
         if not self.done and (self._doubts is None or not self._doubts.streak):
             self.next_look = min(self.next_look, max(now, self.looked_at + _APART))
 
@@ -174,7 +178,7 @@ class Watch:
         if done is None or self._began is None or self.born is None:
             return None
         high, unsure = now - self._began, self._doubts.unsure if self._doubts is not None else 0.0
-        low = max(0.0, self._running_at - self._began - unsure, high - _FRESH if self._told else 0.0)
+        low = max(0.0, self._running_at - self._began - unsure, 0.0 if self._told is None else high - _FRESH)
         if done.created_at is not None and done.updated_at is not None:
             said = (done.updated_at - done.created_at).total_seconds() - (self._began - self.born)
             if low < said < high - _FRESH:
@@ -224,10 +228,12 @@ class Watch:
         if self.paces is not None and self.kind is not None:
             self.pace = self.paces.of(self.kind, called=self.called)
         pace, jitter = self.pace, self.polling.jitter
-        age = pace.first if self._told or self._began is None else now - self._began
+        age = now - self._began if self._told is None and self._began is not None else pace.first
         gap = next_gap(pace, age, jitter=jitter, roll=roll)
         if pace.queued is not None and self._doubts is not None and self._doubts.queued:
             gap = min(gap, pace.queued * (1 + jitter * (2 * roll - 1)))
+        if self._told is not None and now - self._told < _CACHED and self.polling.interval is None:
+            gap = min(gap, _AT_END * (1 + jitter * (2 * roll - 1)))
         # Longer gaps are for a gateway that is asked too often: what is far off anyway is not put off.
         return max(gap, min(gap, pace.interval) * stretch)
 

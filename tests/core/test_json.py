@@ -62,13 +62,11 @@ def outcome(body: bytes, fast: Callable[[], Any] | None = None) -> Any:
         _json._fast = usual
 
 
-@pytest.mark.parametrize("body", [*ODD, *BODIES], ids=map(str, range(len(ODD) + len(BODIES))))  # not by what they are: some are long
-def test_the_extra_changes_no_value(body: bytes) -> None:
+def test_the_extra_changes_no_value() -> None:
     """Odd, hostile and recorded replies read the same with the decoder of the extra `speed` and without it."""
     pytest.importorskip("msgspec")
     assert _json._fast() is not None
-    fast, slow = outcome(body), without_extra(body)
-    assert fast == slow
+    assert [body[:80] for body in (*ODD, *BODIES) if outcome(body) != without_extra(body)] == []
 
 
 @given(st.one_of(documents.map(lambda value: json.dumps(value).encode()), st.sampled_from(BODIES), st.binary(max_size=60)), st.data())
