@@ -137,7 +137,7 @@ async def test_a_thread_that_outlives_its_save_cleans_up(host: ByteHost, disk: D
 
     def answer(_asked: Asked) -> Iterator[bytes]:
         yield reply(200, f"Content-Length: {len(LARGE)}", body=LARGE[:2_500_000])
-        asyncio.get_running_loop().call_later(1, stalled.set)
+        asyncio.get_running_loop().call_later(0.0001, stalled.set)  # before the pause after which a cut download goes on
         yield b""
 
     host.answer = answer
