@@ -102,7 +102,7 @@ def _commit(connection: sqlite3.Connection, batch: list[Item]) -> None:
             for item in batch:
                 do(connection, item, _OWN)
         connection.execute("COMMIT")
-    except Exception:
+    except Exception:  # whatever it was: a transaction that stays open would take the next group in, and end with it
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
