@@ -303,6 +303,8 @@ class KlingSession(Verbs, Saving, Settling):
 
     def _follow(self, receipt: Receipt, job: Job[Any] | None = None) -> Watch:
         watch = self._watch(receipt.ref, receipt.snapshot, job)
+        if receipt.snapshot is not None:  # that it was accepted is the first change of all
+            self._audience.tell(StatusChange(ref=watch.ref, before=None, after=receipt.snapshot.status))
         if receipt.ticket is not None:
             self._hold(watch, receipt.ticket)
         return watch

@@ -70,14 +70,14 @@ async def test_a_request_without_a_reply() -> None:
 
 
 async def test_every_change_once() -> None:
-    """Each state is told once, however many wait for it, with where the task stood before."""
+    """Each state is told once, from the acceptance on, however many wait for it, with where the task stood before."""
     told: list[Record] = []
     async with gateway() as emulator, KlingSession(KEY, base_url=emulator.url, observers=[told.append]) as kling:
         handle = await kling.text2video(prompt="a fox")
         await asyncio.gather(*(handle.wait() for _ in range(50)))
         await handle.refresh()
     changes = [(each.before, each.after) for each in told if isinstance(each, StatusChange)]
-    assert changes[-1][1] is Status.SUCCEED
+    assert (changes[0], changes[-1][1]) == ((None, Status.SUBMITTED), Status.SUCCEED)
     assert [before for before, _ in changes[1:]] == [after for _, after in changes[:-1]]
     assert len({after for _, after in changes}) == len(changes)
     assert all(each.ref == handle.ref for each in told if isinstance(each, StatusChange))
