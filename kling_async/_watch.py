@@ -105,7 +105,8 @@ class Watch:
     """Whether callbacks are expected."""
     born: float | None = None
     """When the task was created, by the clock's `now`; `None` when nobody knows."""
-    _hurried: bool = field(default=False, init=False)
+    hurried: bool = field(default=False, init=False)
+    """Whether something is said to have happened that no look has shown yet."""
     _told: float | None = field(default=None, init=False)
     """When somebody last said that the task is over."""
     _began: float | None = field(init=False)
@@ -144,14 +145,14 @@ class Watch:
 
     def looking(self, now: float) -> None:
         """A look begins: what was heard before is answered by it."""
-        self.looked_at, self._hurried = now, False
+        self.looked_at, self.hurried = now, False
 
     def hurry(self, now: float, *, final: bool = False) -> None:
         """Something is said to have happened: look now, but not twice in a second, and not sooner after a look that failed.
 
         Where it is the end and cannot be seen yet, as gateways answer from a cache, looks go on at an even pace.
         """
-        self._hurried = True
+        self.hurried = True
         if final:
             self._told, self.called = now, False
         if not self.done and (self._doubts is None or not self._doubts.streak):
@@ -167,7 +168,7 @@ class Watch:
 
     def gain(self, now: float) -> float:
         """What a look now is worth beside looks at other tasks: for how many seconds its end is expected to have gone unseen."""
-        if self._hurried or self._began is None:
+        if self.hurried or self._began is None:
             return math.inf
         last, age = max(self._running_at - self._began, 0.0), now - self._began
         return max(0.0, age - last) if self.pace.forecast is None else self.pace.forecast.unseen(last, age)
@@ -198,7 +199,7 @@ class Watch:
                     self._doubts.answered()
                 self._place(seen, now)
                 self.next_look = now + max(self._gap(now, roll, stretch), _heard(hint))
-                if self._hurried:
+                if self.hurried:
                     self.hurry(now)
                 return self._take(seen, now) if isinstance(seen, Snapshot) else NO_NEWS
             case Refusal():

@@ -114,8 +114,8 @@ class Crew(Generic[E]):
             self._workers -= {asyncio.current_task()}
 
     def _best(self) -> E:
-        if not self._queue and len(self._new) == 1:
-            return self._new.pop()
+        if not self._queue and self.max_rate is None and len(self._workers) < READS:
+            return self._new.pop(0)  # as many work as there are errands: each is done at once
         now = self.clock.now()
         if self._new and (not self._queue or len(self._queue) + len(self._new) < _MANY or now - self._weighed >= _REWEIGH):
             # Of those that are worth the same whoever came first.

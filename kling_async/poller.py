@@ -74,6 +74,8 @@ class Poller:
     _gathered: dict[str, list[Entry]] = field(factory=dict, init=False)
     """By route, in the order in which they came due."""
     _closed: bool = field(default=False, init=False)
+    _slots_looked_after: bool = field(default=False, init=False)
+    """Whether every task that holds a slot has its place in the heap."""
     _ration: Ration = field(factory=Ration, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -142,6 +144,9 @@ class Poller:
 
     def look_after_slots(self) -> None:
         """Somebody wants a slot: look at the tasks that hold one."""
+        if self._slots_looked_after:
+            return
+        self._slots_looked_after = True
         for entry in list(self._entries.values()):
             if entry.release is not None:
                 self._plan(entry)
@@ -218,14 +223,17 @@ class Poller:
         for waiter in entry.waiters:
             if not waiter.future.done():
                 return True
-        return entry.release is not None and self.slots_wanted()
+        if entry.release is None:
+            return False
+        self._slots_looked_after &= (wanted := self.slots_wanted())
+        return wanted
 
     def _plan(self, entry: Entry) -> None:
         if entry.reading:
             self._schedule(entry, entry.until)
         elif self._is_wanted(entry):
             when = entry.watch.next_look
-            if len(self._entries) > _BEAT and math.isfinite(when):
+            if len(self._entries) > _BEAT and math.isfinite(when) and not entry.watch.hurried:
                 when = math.ceil(when * _BEAT) / _BEAT
             self._schedule(entry, min(when, entry.until))
         else:

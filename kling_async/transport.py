@@ -184,7 +184,7 @@ class Transport:
                 self._paid.headers["Authorization"] = self._authorization()
                 async with self._paid.request(
                     request.method,
-                    request.url,
+                    _address(request.url),
                     data=body,
                     headers={"Content-Length": str(size)} if isinstance(body, Upload) else None,  # else it were chunked
                     proxy=proxy.url if proxy else None,
@@ -332,8 +332,8 @@ _home: Final = functools.lru_cache(8)(URL)
 @functools.lru_cache(2048)  # looks at one task are many, and an address keeps what aiohttp has taken from it
 def _address(url: str) -> URL:
     # As it stands: it has been quoted. Beside one that is known, the half of the time.
-    path = url.index("/", len("https://"))
-    return URL(url, encoded=True) if "?" in url else _home(url[:path]).with_path(url[path:], encoded=True)
+    path = url.find("/", len("https://"))
+    return URL(url, encoded=True) if path < 0 or "?" in url else _home(url[:path]).with_path(url[path:], encoded=True)
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

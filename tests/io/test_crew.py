@@ -177,6 +177,22 @@ async def test_looks_share_their_beat() -> None:
         assert room.idle
 
 
+async def test_word_of_the_end_waits_for_no_beat() -> None:
+    """A look that a callback asked for begins at once, however many wait."""
+    room = Room()
+    handles = [room.handle(snapshot(Status.SUCCEED, f"t{number}"), task_id=f"t{number}") for number in range(100)]
+    for handle in handles:
+        handle._watch.next_look = now() + 1000.0
+    waits = [asyncio.ensure_future(handle.wait()) for handle in handles]
+    for number, handle in enumerate(handles):
+        await asyncio.sleep(1.0 + 1 / 97)
+        said = now()
+        room.poller.look_soon(handle._watch, final=True)
+        await waits[number]
+        assert dict(room.gateway.looks)[f"t{number}"] == pytest.approx(said, abs=1e-6)
+    assert room.idle
+
+
 async def test_patience() -> None:
     """Whatever takes longer than the bound ends by `TimeoutError` on time, each by its own; what is quicker is left alone."""
     patience = Patience(20.0)

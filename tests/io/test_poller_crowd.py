@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -158,3 +158,42 @@ async def test_an_outage_of_a_crowd(trouble: Seen, takes: float, say: Callable[[
     say(
         f"Q14: {during - usual:+.0f} looks to {usual:.0f} in an outage of 300 s, budget {500 / 14:.0f}; afterwards the peak is {peak:.2f} x"
     )
+
+
+async def test_tasks_that_hold_slots_are_looked_at_while_somebody_wants_one() -> None:
+    """However often somebody comes, holders are planned once; when nobody wants a slot any more they rest, and later wants wake them all."""
+    room, wanted, asked = Room(), [True], [0]
+
+    def is_wanted() -> bool:
+        asked[0] += 1
+        return wanted[0]
+
+    room.poller.slots_wanted = is_wanted
+    handles = [room.handle(PROCESSING, task_id=f"t{number}") for number in range(20)]
+
+    def held(some: Iterable[int]) -> None:
+        for number in some:
+            room.poller.hold(handles[number]._watch, lambda: None)
+
+    def looked_at() -> set[str]:
+        seen = {task_id for task_id, _ in room.gateway.looks}
+        room.gateway.looks.clear()
+        return seen
+
+    held(range(10))
+    for _ in range(1000):
+        room.poller.look_after_slots()
+    assert asked[0] < 100
+    await asyncio.sleep(30)
+    assert looked_at() == {f"t{number}" for number in range(10)}
+    wanted[0] = False
+    await asyncio.sleep(30)
+    held(range(10, 20))
+    looked_at()
+    await asyncio.sleep(60)
+    assert not looked_at()
+    wanted[0] = True
+    room.poller.look_after_slots()
+    await asyncio.sleep(30)
+    assert looked_at() == {f"t{number}" for number in range(20)}
+    await room.poller.aclose()
