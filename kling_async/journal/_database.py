@@ -1,4 +1,4 @@
-"""What the journal's thread asks of a database: works done in one transaction, each of them whole or not at all."""
+"""What the journal asks of a database: works done in one transaction, each of them whole or not at all."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ class Transaction(Protocol):
         """Do one statement for each row of values."""
 
 
-Work = Callable[[Transaction], T]
-"""Something to be done inside a transaction. It may be done again from its beginning, when the one before came to nothing."""
+Work = Callable[[Any], T]
+"""Something to be done inside a `Transaction`, or on what a journal in memory has in its place.
+
+It may be done again from its beginning, when the one before came to nothing."""
 
 
 @define(eq=False)
@@ -59,8 +61,6 @@ class Item:
     """A work, and what becomes of it."""
 
     work: Work[Any]
-    durable: bool
-    """Whether it must survive a loss of power once it is told to be done."""
     future: asyncio.Future[Any] | None = None
     """Of whoever waits for it, in an event loop of its own."""
     result: Any = None
@@ -68,7 +68,7 @@ class Item:
 
 
 class Database(Protocol):
-    """Where a journal is kept. Only the journal's own thread uses it."""
+    """Where a journal is kept, for one caller at a time: if it lasts, it may take its time, and only the journal's own thread uses it."""
 
     patience: float
     """Seconds to wait for one that others hold, or that is away."""
@@ -84,7 +84,7 @@ class Database(Protocol):
         ...
 
     def commit(self, batch: list[Item]) -> None:
-        """Do the works in one transaction, and leave the outcome of each in its item. Never raises."""
+        """Do the works in one transaction, and leave the outcome of each in its item; what lasts is safe from a loss of power then."""
 
     def close(self) -> None:
         """Let go of it."""

@@ -28,18 +28,13 @@ _OWN: Final = (*OWN, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.Pro
 
 @define(eq=False)
 class FileDatabase:
-    """SQLite, in a file or in memory. Opened with the first work."""
+    """SQLite, in a file. Opened with the first work."""
 
-    path: str | None
-    """`None` keeps everything in memory."""
+    path: str
     patience: float = _PATIENCE
+    lasting: bool = field(default=True, init=False)
     beat: None = field(default=None, init=False)
     _connection: sqlite3.Connection | None = field(default=None, init=False)
-
-    @property
-    def lasting(self) -> bool:
-        """Whether there is a file."""
-        return self.path is not None
 
     def commit(self, batch: list[Item]) -> None:
         """Do the works in one transaction."""
@@ -52,7 +47,7 @@ class FileDatabase:
         except JournalError as error:
             trouble = str(error)
         except sqlite3.Error as error:
-            trouble = f"journal {self.path or 'in memory'}: {error}"
+            trouble = f"journal {self.path}: {error}"
         if trouble:
             for item in batch:
                 item.result, item.error = None, JournalError(trouble)
@@ -63,22 +58,18 @@ class FileDatabase:
             self._connection.close()
 
 
-def open_database(path: str | None, patience: float) -> sqlite3.Connection:
-    """A connection to the journal at `path`, made if there is none; `None` is one in memory.
+def open_database(path: str, patience: float) -> sqlite3.Connection:
+    """A connection to the journal at `path`, made if there is none.
 
     Raises:
         JournalError: the file is damaged, of a later version, or no journal; it is left as it is.
     """
-    if path is None:
-        connection = sqlite3.connect(":memory:", isolation_level=None)
-        _fill(connection)
-        return connection
     try:
         if not os.path.lexists(path):
             _make(path)
         _check_header(path)
         _check(path, patience)
-        return sqlite3.connect(path, timeout=patience, isolation_level=None)
+        return _durable(sqlite3.connect(path, timeout=patience, isolation_level=None))
     except OSError as error:
         raise JournalError(f"journal {path}: {error.strerror or type(error).__name__}") from None
     except sqlite3.Error as error:
@@ -87,9 +78,13 @@ def open_database(path: str | None, patience: float) -> sqlite3.Connection:
         raise JournalError(f"journal {path!r}: {error}") from None
 
 
+def _durable(connection: sqlite3.Connection) -> sqlite3.Connection:
+    # Whatever SQLite was built with: less may lose the last commits with the power (`reliability.md` 3.3, 3.4).
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
 def _commit(connection: sqlite3.Connection, batch: list[Item]) -> None:
-    # NORMAL may lose the last commits with the power; FULL may not (`reliability.md` 3.3, 3.4).
-    connection.execute(f"PRAGMA synchronous = {'FULL' if any(item.durable for item in batch) else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     try:
         try:

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from typing import Final, Self, TypeAlias, TypeVar
 
 import anyio.to_thread
-from attrs import define, field
+from attrs import define, evolve, field
 from attrs.converters import optional
 
 from kling_async._fault import ConfigurationError
 from kling_async.errors import InvalidJobError, JournalError
-from kling_async.journal._database import Transaction
-from kling_async.journal._file import FileDatabase, copy_database
-from kling_async.journal._moves import ARTIFACT, LEARNT, SELECT, asked, found, get, insert, move, prune, put, record, standing
+from kling_async.journal._database import Database, Transaction
 from kling_async.journal._owners import Owner, is_alive
-from kling_async.journal._rows import ARTIFACT_COLUMNS, UNFINISHED, Artifact, Creation, State, creation_of
+from kling_async.journal._rows import MOVES, Artifact, Creation, Row, State
+from kling_async.journal._shelf import MemoryDatabase, Shelf
+from kling_async.journal._tables import Tables
 from kling_async.journal._writer import Writer
 
 __all__ = ["Journal"]
 
+T = TypeVar("T")
+
+Book: TypeAlias = Tables | Shelf
+"""Where the rows stand, for those who are at them alone."""
+
 _KEPT: Final = 45 * 86400.0
+_PRUNED_AT_ONCE: Final = 500
+"""Creations; a purchase waits for no more than these to be deleted."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.fspath(path))  # noqa: PTH100  the caller's directory may change later
+
+
+def _in_file(path: str) -> Database:
+    from kling_async.journal._file import FileDatabase  # and sqlite3, only where there is a file
+
+    return FileDatabase(path)
 
 
 @define(eq=False)
@@ -45,7 +59,7 @@ class Journal:
     _writer: Writer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._writer = Writer(FileDatabase(self.path))
+        self._writer = Writer(MemoryDatabase() if self.path is None else _in_file(self.path))
 
     async def __aenter__(self) -> Self:
         """Open the file, so that trouble shows now."""
@@ -62,7 +76,7 @@ class Journal:
         Raises:
             JournalError: it cannot be opened, or is no journal of ours.
         """
-        await self._writer.run(lambda _: None, durable=False)
+        await self._writer.run(lambda _: None)
 
     @property
     def in_use(self) -> bool:
@@ -93,139 +107,134 @@ class Journal:
             InvalidJobError: its `dedupe` or `external_task_id` was used for another request, or one without the other.
         """
 
-        def work(db: Transaction) -> tuple[Creation, bool]:
-            if insert(db, creation):
+        def rule(book: Book) -> tuple[Creation, bool]:
+            if book.add(creation):
                 return creation, True
-            by_key = found(db, "key = ?", creation.key)
-            by_word = found(db, "account = ? AND dedupe = ?", creation.account, creation.dedupe)  # no word is equal to none
-            known = by_word or get(db, creation.key)
-            if asked(known) != asked(creation):
+            by_key = book.find(creation.key)
+            by_word = None if creation.dedupe is None else book.named(creation.account, creation.dedupe)
+            known = by_word or _get(book, creation.key)
+            if _asked(known) != _asked(creation):
                 raise InvalidJobError("dedupe" if creation.dedupe else "external_task_id", "it was used for another request before")
             if by_key is not None and creation.dedupe not in {None, by_key.dedupe}:
                 if by_word is not None or by_key.dedupe is not None:
                     raise InvalidJobError("dedupe", "its external_task_id was used under another word before")
-                db.execute("UPDATE creation SET dedupe = ? WHERE key = ?", (creation.dedupe, by_key.key))
+                book.change(by_key.key, dedupe=creation.dedupe)
             return known, False
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     async def claim(self, row: Creation, owner: str, *, callback_hash: bytes | None = None) -> bool:
         """Take over what nobody is sending, as it was seen; false when somebody else was faster."""
 
-        def work(db: Transaction) -> bool:
-            now = get(db, row.key)
+        def rule(book: Book) -> bool:
+            now = _standing(book, row.key)
             if now.state is State.SENDING or (now.state, now.owner) != (row.state, row.owner):
                 return False
-            db.execute("UPDATE creation SET callback_hash = ? WHERE key = ?", (callback_hash, row.key))
             if now.state is State.PREPARED:
-                db.execute("UPDATE creation SET owner = ? WHERE key = ?", (owner, row.key))
+                book.change(row.key, owner=owner, callback_hash=callback_hash)
                 return True
-            return move(db, row.key, State.PREPARED, owner=owner, note="asked for again")
+            return _move(book, now, State.PREPARED, "asked for again", owner=owner, callback_hash=callback_hash)
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     async def send(self, key: str, owner: str) -> bool:
         """From `prepared` to `sending` (W2), durably; false when the creation is no longer this owner's to send."""
 
-        def work(db: Transaction) -> bool:
-            row = get(db, key)
+        def rule(book: Book) -> bool:
+            row = _standing(book, key)
             if row.state is not State.PREPARED or row.owner != owner:
                 return False
-            put(db, key, row.state, State.SENDING, "", attempt=row.attempt + 1)
-            return True
+            return _move(book, row, State.SENDING, "", attempt=row.attempt + 1)
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     async def accept(self, key: str, task_id: str) -> str | None:
         """The task exists (W3). Unconditional, for an id is a fact; gives the key of another creation with the same id."""
 
-        def work(db: Transaction) -> str | None:
-            state, known, account = standing(db, key)
-            if state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
-                put(db, key, state, State.ACCEPTED, "", task_id=task_id)
-            elif known != task_id:
-                record(db, key, state, state, f"said to be task {task_id}, too")
-            twin = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ? AND key <> ?", (account, task_id, key)).fetchone()
-            return None if twin is None else str(twin[0])
+        def rule(book: Book) -> str | None:
+            row = _standing(book, key)
+            twins = [twin.key for twin in book.of_task(row.account, task_id) if twin.key != key]
+            if row.state not in {State.ACCEPTED, State.SUCCEEDED, State.FAILED}:
+                book.put(row, State.ACCEPTED, "", task_id=task_id)
+            elif row.task_id != task_id:
+                book.remark(row, f"said to be task {task_id}, too")
+            return twins[0] if twins else None
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     def withdraw(self, key: str, owner: str, state: State, note: str) -> None:
         """Move a creation on if it is still this owner's, without waiting: what is queued is written whatever becomes of the caller."""
 
-        def work(db: Transaction) -> None:
-            if get(db, key).owner == owner:
-                move(db, key, state, note=note)
+        def rule(book: Book) -> None:
+            row = _standing(book, key)
+            if row.owner == owner:
+                _move(book, row, state, note)
 
-        self._writer.put(work)
+        self._writer.put(_work(rule))
 
     async def move(self, key: str, state: State, note: str = "", *, owner: str | None = None) -> bool:
         """Move a creation on, durably; false when it was past that, or is not that owner's any more."""
 
-        def work(db: Transaction) -> bool:
-            now = get(db, key)
+        def rule(book: Book) -> bool:
+            row = _standing(book, key)
             # One that was settled without its owner, by hand or by those who took that for dead, is its no more.
-            its = now.owner == owner and now.state in {State.PREPARED, State.SENDING}
-            return (owner is None or its) and move(db, key, state, note=note)
+            its = row.owner == owner and row.state in {State.PREPARED, State.SENDING}
+            return (owner is None or its) and _move(book, row, state, note)
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     async def bury(self, row: Creation, state: State) -> bool:
         """Move on what a dead session left; false when it is not as it was seen any more, for others may be at it by now."""
 
-        def work(db: Transaction) -> bool:
-            now = get(db, row.key)
-            return (now.state, now.owner) == (row.state, row.owner) and move(db, row.key, state, note="its session died")
+        def rule(book: Book) -> bool:
+            now = _standing(book, row.key)
+            return (now.state, now.owner) == (row.state, row.owner) and _move(book, now, state, "its session died")
 
-        return await self._writer.run(work)
+        return await self._do(rule)
 
     async def finish(self, account: str, task_id: str, state: State, *, note: str = "", result: str | None = None) -> None:
         """The task is final (W5)."""
 
-        def work(db: Transaction) -> None:
-            rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
-            for (key,) in rows:
-                move(db, key, state, note=note, result=result)
+        def rule(book: Book) -> None:
+            for row in book.of_task(account, task_id):
+                _move(book, row, state, note, result=result)
 
-        await self._writer.run(work)
+        await self._do(rule)
 
     async def keep(self, account: str, task_id: str, artifact: Artifact) -> None:
         """A file of that task is whole and has its name (W6); its `key` is found here. Of a task made elsewhere nothing is recorded."""
 
-        def work(db: Transaction) -> None:
-            rows = db.execute("SELECT key FROM creation WHERE account = ? AND task_id = ?", (account, task_id)).fetchall()
-            db.executemany(ARTIFACT, [(key, *(getattr(artifact, name) for name in ARTIFACT_COLUMNS[1:])) for (key,) in rows])
+        def rule(book: Book) -> None:
+            for row in book.of_task(account, task_id):
+                book.keep(evolve(artifact, key=row.key))
 
-        await self._writer.run(work)
+        await self._do(rule)
 
     async def lacks(self, account: str, task_id: str, idx: int) -> bool:
         """Whether a creation that came to that task has no file recorded for that entry."""
-        known = "SELECT 1 FROM artifact WHERE key = creation.key AND idx = ?"
-        sql = f"SELECT 1 FROM creation WHERE account = ? AND task_id = ? AND NOT EXISTS ({known})"  # noqa: S608  constants of this package
 
-        def work(db: Transaction) -> bool:
-            return db.execute(sql, (account, task_id, idx)).fetchone() is not None
+        def rule(book: Book) -> bool:
+            return any(idx not in {file.idx for file in book.kept(row.key)} for row in book.of_task(account, task_id))
 
-        return await self._writer.run(work, durable=False)
+        return await self._do(rule)
 
     async def artifacts(self, key: str) -> list[Artifact]:
         """The files that hold the result of that creation, in the order of its entries."""
-        sql = f"SELECT {', '.join(ARTIFACT_COLUMNS)} FROM artifact WHERE key = ? ORDER BY idx"  # noqa: S608  constants of this package
-
-        def work(db: Transaction) -> list[Artifact]:
-            return [Artifact(**dict(zip(ARTIFACT_COLUMNS, row, strict=True))) for row in db.execute(sql, (key,))]
-
-        return await self._writer.run(work, durable=False)
+        return await self._do(lambda book: book.kept(key))
 
     async def learnt(self, origin: str, *, most: int = 128) -> dict[str, str]:
         """What is known of how long tasks take at that gateway, by kind: what was learnt last, and no more than `most`."""
-        sql = "SELECT kind, learnt FROM pace WHERE origin = ? ORDER BY updated_at DESC LIMIT ?"
-        return await self._writer.run(lambda db: dict(db.execute(sql, (origin, most)).fetchall()), durable=False)
+        return await self._do(lambda book: book.learnt(origin, most))
 
     async def learn(self, origin: str, texts: Mapping[str, str]) -> None:
         """Keep what is known now of how long tasks of those kinds take."""
-        rows = [(origin, kind, text, time.time()) for kind, text in texts.items()]
-        await self._writer.run(lambda db: db.executemany(LEARNT, rows) and None, durable=False)
+        known = dict(texts)
+
+        def rule(book: Book) -> None:
+            for kind, text in known.items():
+                book.learn(origin, kind, text)
+
+        await self._do(rule)
 
     async def get(self, key: str) -> Creation:
         """The creation under that key.
@@ -233,16 +242,15 @@ class Journal:
         Raises:
             JournalError: there is none.
         """
-        return await self._writer.run(lambda db: get(db, key), durable=False)
+        return await self._do(lambda book: _get(book, key))
 
     async def open_rows(self, account: str, origin: str) -> list[Creation]:
         """Everything of an account at a gateway that is not final, oldest first."""
-        where = f"WHERE account = ? AND origin = ? AND {UNFINISHED} ORDER BY created_at"
-        return await self._read(f"{SELECT} {where}", (account, origin))
+        return await self._do(lambda book: book.unfinished(account, origin))
 
     async def rows(self, *, most: int = 1000) -> list[Creation]:
         """The latest creations, newest first."""
-        return await self._read(f"{SELECT} ORDER BY created_at DESC LIMIT ?", (most,))
+        return await self._do(lambda book: book.latest(most))
 
     async def prune(self, older_than: float = _KEPT) -> int:
         """Delete creations that are final and have not changed for `older_than` seconds, of every account; gives how many.
@@ -258,8 +266,9 @@ class Journal:
             msg = f"older_than must be seconds, zero or more; got {older_than!r}"
             raise ConfigurationError(msg)
         limit, pruned = time.time() - older_than, 0
-        while step := await self._writer.run(lambda db: prune(db, limit), durable=False):
+        while step := await self._do(lambda book: book.prune(limit, _PRUNED_AT_ONCE)):
             pruned += step
+            await asyncio.sleep(0)  # in memory nobody else would get a turn
         return pruned
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
@@ -274,10 +283,47 @@ class Journal:
         if self.path is None:
             msg = "a journal in memory has no backup; give it a path"
             raise JournalError(msg)
+        from kling_async.journal._file import copy_database
+
         target = _absolute(path)
         await self.open()  # what was handed over before is committed then
         # Not in the journal's thread: while a large file is copied nobody's purchase may wait.
         await anyio.to_thread.run_sync(copy_database, self.path, target)
 
-    async def _read(self, sql: str, values: tuple[Any, ...]) -> list[Creation]:
-        return await self._writer.run(lambda db: [creation_of(row) for row in db.execute(sql, values)], durable=False)
+    async def _do(self, rule: Callable[[Book], T]) -> T:
+        return await self._writer.run(_work(rule))
+
+
+def _work(rule: Callable[[Book], T]) -> Callable[[Transaction | Shelf], T]:
+    return lambda place: rule(place if isinstance(place, Shelf) else Tables(place))
+
+
+def _get(book: Book, key: str) -> Creation:
+    row = book.find(key)
+    if row is None:
+        raise _missing(key)
+    return row
+
+
+def _standing(book: Book, key: str) -> Row:
+    row = book.standing(key)
+    if row is None:
+        raise _missing(key)
+    return row
+
+
+def _missing(key: str) -> JournalError:
+    return JournalError(f"the journal knows no creation {key}")
+
+
+def _move(book: Book, row: Row, state: State, note: str, **facts: object) -> bool:
+    """Move a creation on, with what else is new; false when there is no such move from where it stands."""
+    if state not in MOVES[row.state]:
+        return False
+    book.put(row, state, note, **facts)
+    return True
+
+
+def _asked(creation: Creation) -> tuple[str, ...]:
+    """By what two requests are told apart: the same words to another endpoint, or account, are another request."""
+    return creation.account, creation.origin, creation.action, creation.action2, creation.digest

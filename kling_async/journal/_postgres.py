@@ -78,7 +78,7 @@ class PostgresJournal(Journal):
         def work(db: Transaction) -> bool:
             return db.execute("SELECT 1 FROM lease WHERE id = ? AND until > clock_timestamp()", (owner,)).fetchone() is not None
 
-        return await self._writer.run(work, durable=False)
+        return await self._writer.run(work)
 
     async def backup(self, path: str | os.PathLike[str]) -> NoReturn:
         """Not here: PostgreSQL has its own means, such as `pg_dump --schema kling_async`."""

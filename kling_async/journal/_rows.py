@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
 
-from attrs import fields, frozen
+from attrs import field, fields, frozen
 
-__all__ = ["ARTIFACT_COLUMNS", "COLUMNS", "MOVES", "SCHEMA", "UNFINISHED", "VERSION", "Artifact", "Creation", "State", "creation_of"]
+__all__ = [
+    "ARTIFACT_COLUMNS",
+    "COLUMNS",
+    "MOVES",
+    "SCHEMA",
+    "STANDING_COLUMNS",
+    "UNFINISHED",
+    "VERSION",
+    "Artifact",
+    "Creation",
+    "Row",
+    "Standing",
+    "State",
+    "creation_of",
+    "said",
+    "values_of",
+]
 
 
 class State(StrEnum):
@@ -83,6 +100,21 @@ class Creation:
     updated_at: float = 0.0
 
 
+@frozen(repr=False)
+class Standing:
+    """What most moves need of a creation; the rest of its row may be long."""
+
+    key: str
+    account: str
+    state: State = field(converter=State)
+    attempt: int
+    owner: str
+    task_id: str | None
+
+
+Row: TypeAlias = Creation | Standing
+
+
 @frozen(kw_only=True)
 class Artifact:
     """A file that holds an entry of a result, whole."""
@@ -101,6 +133,9 @@ class Artifact:
 
 
 COLUMNS: Final = tuple(column.name for column in fields(Creation))
+STANDING_COLUMNS: Final = tuple(column.name for column in fields(Standing))
+_STATE: Final = COLUMNS.index("state")
+_FACTS: Final = attrgetter(*COLUMNS)
 ARTIFACT_COLUMNS: Final = tuple(column.name for column in fields(Artifact))
 VERSION: Final = 1
 UNFINISHED: Final = f"state IN ({', '.join(repr(state.value) for state in State if not state.final)})"
@@ -123,11 +158,11 @@ CREATE TABLE creation (
     result TEXT,
     callback_hash BLOB,
     created_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
-    UNIQUE (account, dedupe)
+    updated_at REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE UNIQUE INDEX creation_word ON creation (account, dedupe) WHERE dedupe IS NOT NULL;
 CREATE INDEX creation_open ON creation (account, origin, created_at) WHERE {UNFINISHED};
-CREATE INDEX creation_task ON creation (account, task_id);
+CREATE INDEX creation_task ON creation (account, task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX creation_made ON creation (created_at);
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY, key TEXT NOT NULL, at REAL NOT NULL,
@@ -151,3 +186,16 @@ def creation_of(row: tuple[Any, ...]) -> Creation:
     facts: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     facts["state"] = State(facts["state"])
     return Creation(**facts)
+
+
+def values_of(creation: Creation) -> list[Any]:
+    """A row by `COLUMNS`."""
+    # Databases take a state for a text, and take long to find out that it is one.
+    facts = list(_FACTS(creation))
+    facts[_STATE] = creation.state.value
+    return facts
+
+
+def said(note: str) -> str:
+    """As every database can keep it: without halves of characters, and without the NUL at which PostgreSQL stops."""
+    return note.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

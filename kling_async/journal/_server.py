@@ -43,7 +43,7 @@ _DEFAULTS: Final = {
 _BEGIN: Final = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = kling_async;
-SET LOCAL synchronous_commit = {durably};
+SET LOCAL synchronous_commit = on;
 SET LOCAL lock_timeout = '5s';
 SET LOCAL idle_in_transaction_session_timeout = '10s';
 SELECT pg_advisory_xact_lock(1263290702)  -- "KLIN"
@@ -130,7 +130,7 @@ class ServerDatabase:
         until = time.monotonic() + (self.patience if batch else 0)
         while True:
             try:
-                statements = self._begin(durably=any(item.durable for item in batch))
+                statements = self._begin()
                 if not (in_doubt and self._is_there(statements, token)):
                     for item in batch:
                         do(statements, item, _OWN)
@@ -156,14 +156,14 @@ class ServerDatabase:
         if connection is not None:
             connection.close()
 
-    def _begin(self, *, durably: bool) -> _Statements:
+    def _begin(self) -> _Statements:
         if self._connection is not None and self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             self.close()  # what broke in its midst did not end it
         new = self._connection is None
         if self._connection is None:
             self._connection = psycopg.connect(**self._options, autocommit=True, prepare_threshold=None)
         statements = _Statements(self._connection)
-        self._connection.execute(_BEGIN.format(durably="on" if durably else "off").encode())
+        self._connection.execute(_BEGIN)
         if new:
             _check(self._connection)
         return statements

@@ -1,7 +1,8 @@
-"""One thread that owns the database: work is queued, done in order, and committed in groups.
+"""Works are queued, done in order and committed in groups, by one thread that owns the database. In memory they are done at once.
 
 A caller that is cancelled leaves its work in the queue: what was put is done. The shared thread pools
-are no place for this, for slow disks and dead name servers fill them.
+are no place for this, for slow disks and dead name servers fill them. Where there is no disk to wait for
+no thread is needed: handing a work over to one costs several times what the work does.
 """
 
 from __future__ import annotations
@@ -41,47 +42,52 @@ class _Thread(threading.Thread):
 
 @define(eq=False)
 class Writer:
-    """The thread and its queue. Touches the database with the first work."""
+    """The thread, if there is to be one, and its queue. Touches the database with the first work."""
 
     database: Database
     _queue: queue.SimpleQueue[Item | None] = field(factory=queue.SimpleQueue, init=False)
     _thread: _Thread | None = field(default=None, init=False)
+    _lock: threading.RLock = field(factory=threading.RLock, init=False)
+    """Of whoever does works at once: loops of several threads may share what is in memory."""
+    _under_way: list[Item] = field(factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _answered: int = field(default=0, init=False)
-    _pid: int = field(default=0, init=False)
+    _pid: int | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     _on_end: Callable[[], object] = field(default=lambda: None, init=False)
 
     @property
     def started(self) -> bool:
         """Whether there has been any work."""
-        return self._thread is not None
+        return self._pid is not None
 
     @property
     def idle(self) -> bool:
         """Whether all that was asked for has been answered."""
         return self._asked == self._answered
 
-    def put(self, work: Work[Any], *, durable: bool = True) -> None:
+    def put(self, work: Work[Any]) -> None:
         """Have it done; do not wait, and hear of no failure."""
-        self._submit(Item(work, durable))
+        self._submit(Item(work))
 
-    async def run(self, work: Work[T], *, durable: bool = True) -> T:
+    async def run(self, work: Work[T]) -> T:
         """Have it done and committed; gives its result.
 
         Raises:
             JournalError: the database cannot be opened, read or written.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(Item(work, durable, future))
+        self._submit(Item(work, future))
         return await future
 
     async def aclose(self) -> None:
         """Do what is queued, then let go of the file."""
-        if self._closed or self._thread is None or self._pid != os.getpid():  # a fork takes no threads along
-            self._closed = True
+        closed, self._closed = self._closed, True
+        if closed or self._pid != os.getpid():  # a fork takes no threads along
             return
-        self._closed = True
+        if self._thread is None:
+            self.database.close()
+            return
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
@@ -94,30 +100,46 @@ class Writer:
         if self._closed:
             msg = "the journal is closed"
             raise JournalError(msg)
-        if self._thread is None:
-            thread = _Thread(self)
-            try:
-                thread.start()
-            except RuntimeError:  # of whom nobody would ever hear
-                raise JournalError("journal: no thread can be started") from None
-            self._pid, self._thread = os.getpid(), thread
+        if self._pid is None:
+            if self.database.lasting:
+                self._thread = self._started()
+            self._pid = os.getpid()
         elif self._pid != os.getpid():
             msg = "the journal was opened before this process forked; open it again in the child"
             raise JournalError(msg)
-        self._asked += 1
-        self._queue.put(item)
+        if self._thread is None:
+            self._do_now(item)
+        else:
+            self._asked += 1
+            self._queue.put(item)
+
+    def _started(self) -> _Thread:
+        thread = _Thread(self)
+        try:
+            thread.start()
+        except RuntimeError:  # of whom nobody would ever hear
+            raise JournalError("journal: no thread can be started") from None
+        return thread
+
+    def _do_now(self, item: Item) -> None:
+        with self._lock:
+            self._under_way.append(item)
+            if len(self._under_way) > 1:
+                return  # a work is under way in this very thread: garbage that is collected amid it may be an order, which withdraws
+            try:
+                for each in self._under_way:
+                    self._commit([each])
+                    _settle([each])
+            finally:
+                self._under_way.clear()
 
     def work_off(self) -> None:
         """The life of the thread."""
         going = True
         while going:
             batch, going = self._gather()
-            try:
-                if batch or going:
-                    self.database.commit(batch)
-            except Exception as error:  # noqa: BLE001  for ever would they wait who are not told
-                for item in batch:
-                    item.result, item.error = None, JournalError(f"journal: kling_async broke: {type(error).__name__}")
+            if batch or going:
+                self._commit(batch)
             _deliver(batch)
             self._answered += len(batch)
         try:
@@ -126,6 +148,13 @@ class Writer:
             with contextlib.suppress(RuntimeError):  # the loop is gone
                 self._on_end()
             self._answered += 1
+
+    def _commit(self, batch: list[Item]) -> None:
+        try:
+            self.database.commit(batch)
+        except Exception as error:  # noqa: BLE001  for ever would they wait who are not told
+            for item in batch:
+                item.result, item.error = None, JournalError(f"journal: kling_async broke: {type(error).__name__}")
 
     def _gather(self) -> tuple[list[Item], bool]:
         batch: list[Item] = []

@@ -70,9 +70,9 @@ async def ends(call: Awaitable[Any], bound: float, stuck: asyncio.Event | None =
 
 @pytest.mark.row("D1")
 @pytest.mark.parametrize("at", ["intent", "refusal", "acceptance"])
-async def test_submissions_end_on_time_when_the_disk_does_not_answer(gateway: Gateway, at: str) -> None:
+async def test_submissions_end_on_time_when_the_disk_does_not_answer(gateway: Gateway, tmp_path: Path, at: str) -> None:
     """A journal that hangs holds no caller beyond its bound, wherever it hangs; nothing is bought twice for it, and nothing lost."""
-    async with Journal() as journal, KlingSession("sk-x", base_url=gateway.url, journal=journal) as kling:
+    async with Journal(tmp_path / "journal") as journal, KlingSession("sk-x", base_url=gateway.url, journal=journal) as kling:
         disk = Disk(journal)
 
         async def answer(client: Client) -> None:
@@ -108,10 +108,10 @@ async def test_submissions_end_on_time_when_another_process_holds_the_file(gatew
 
 
 @pytest.mark.row("D1")
-async def test_waits_end_on_time_when_the_disk_does_not_answer(gateway: Gateway) -> None:
+async def test_waits_end_on_time_when_the_disk_does_not_answer(gateway: Gateway, tmp_path: Path) -> None:
     """A wait whose result cannot be recorded ends at its bound; once the disk answers again the result is there."""
     gateway.lasts = 5.0
-    async with Journal() as journal, KlingSession("sk-x", base_url=gateway.url, journal=journal) as kling:
+    async with Journal(tmp_path / "journal") as journal, KlingSession("sk-x", base_url=gateway.url, journal=journal) as kling:
         disk = Disk(journal)
         handle = await kling.submit(FOX)
         gateway.rule = lambda _: None if disk.stuck.is_set() else disk.stick()

@@ -52,9 +52,9 @@ async def _all_words(journal: Journal) -> None:
 
 
 @pytest.mark.row("J9")
-async def test_a_large_journal(say: Callable[[str], None]) -> None:
+async def test_a_large_journal(path: Path, say: Callable[[str], None]) -> None:
     """Every statement of a purchase, a recovery and a pruning finds its rows by an index and sorts nothing, however many there are."""
-    async with Journal() as journal:
+    async with Journal(path) as journal:
         await filled(journal, _MANY, unfinished=_UNFINISHED)
         statements: list[str] = []
         steps: list[int] = []
@@ -78,9 +78,9 @@ async def test_a_large_journal(say: Callable[[str], None]) -> None:
 
 
 @pytest.mark.row("J9")
-async def test_pruning() -> None:
+async def test_pruning(path: Path) -> None:
     """What ended long ago is deleted with its history, in small steps; what is unfinished or unknown never is, nor what ended lately."""
-    async with Journal() as journal:
+    async with Journal(path) as journal:
         await filled(journal, 1200, unfinished=120)
         old = await _made(journal, "old", 1.0)
         commits: list[str] = []

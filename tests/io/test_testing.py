@@ -51,12 +51,12 @@ async def test_time_waits_for_threads(start: Callable[..., Awaitable[object]]) -
     assert loop.time() == begun
 
 
-async def test_time_waits_for_the_journal() -> None:
+async def test_time_waits_for_the_journal(tmp_path: Path) -> None:
     """No time passes while a journal writes to its disk, however slow that is."""
     loop = asyncio.get_running_loop()
     begun, late, gate = loop.time(), loop.call_later(5, print), threading.Event()
     threading.Timer(0.02, gate.set).start()
-    async with Journal() as journal:
+    async with Journal(tmp_path / "journal") as journal:
         await journal._writer.run(lambda _: gate.wait())
         late.cancel()
         assert loop.time() == begun
@@ -139,10 +139,11 @@ async def left_thread() -> Callable[[], object]:
 
 
 async def left_journal() -> Callable[[], object]:
-    """A journal that is not closed."""
-    kling = KlingSession("sk-1", base_url="http://127.0.0.1:9", journal=None)
-    await kling._journal.open()
-    return lambda: asyncio.ensure_future(kling._journal.aclose())
+    """A journal that is not closed; it could not be opened, so that there is no file of it."""
+    journal = Journal(__file__)
+    with contextlib.suppress(KlingError):
+        await journal.open()
+    return lambda: asyncio.ensure_future(journal.aclose())
 
 
 async def left_file() -> Callable[[], object]:
