@@ -4,7 +4,8 @@ A server on the other core sends one clip of 200 MB of noise from memory. Each c
 every core (a save has a thread of its own, and `curl` may go where it likes), into a file that is not there yet. Of `curl` what counts is
 the time of the transfer by its own clock, without the start of its process. It neither hashes what it gets nor waits until the disk has
 it, as `save` does before it says that a file is there; so there is a second reference: `curl`, and after it SHA-256 (that of Python) and
-`fsync` of the file. Memory, lag and busy are those of `uploads.py`. The note tells where the CPU goes: `save` less `stream` is the file.
+`fsync` of the file. `hash` is the SHA-256 of as many bytes that are in memory already: nothing that hashes its file in one thread can be
+faster. Memory, lag and busy are those of `uploads.py`. The note tells where the CPU goes: `save` less `stream` is the file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Final
 
 from uploads import MIB, watched
 
-from kit import Figure, Numbers, fresh, main, middle, started
+from kit import Figure, Numbers, cpu, fresh, main, middle, started
 
 HEAD: Final = b"\0\0\0\x18ftypisom\0\0\2\0isommp41\0\0\0\x10moov" + bytes(8)
 
@@ -70,6 +71,15 @@ def curl(url: str, folder: str, megabytes: str) -> Numbers:
     after = time.perf_counter() - begun
     path.unlink()
     return {"speed": int(megabytes) / took, "same": int(megabytes) / (took + after), "cpu": used.ru_utime + used.ru_stime}
+
+
+def hashed(_url: str, _folder: str, megabytes: str) -> Numbers:
+    """The hash alone."""
+    everywhere()
+    digest, piece, used, begun = hashlib.sha256(), os.urandom(MIB), cpu(), time.perf_counter()
+    for _ in range(int(megabytes)):
+        digest.update(piece)
+    return {"speed": int(megabytes) / (time.perf_counter() - begun), "cpu": cpu() - used}
 
 
 def save(url: str, folder: str, megabytes: str) -> Numbers:
@@ -148,6 +158,7 @@ def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls 
     saved, streamed = runs["save"], runs["stream"]
     if plain := runs.get("curl"):
         spent = ", ".join(f"{case} {middle(runs[case], 'cpu') * 1000:.0f}" for case in cases)
+        speeds = f"as a stream {middle(streamed, 'speed'):.0f}, of SHA-256 alone {middle(runs['hash'], 'speed'):.0f}"
         for beside, what, limit in (("speed", "curl", 0.8), ("same", "(curl, then SHA-256 and fsync)", 1.0)):
             yield Figure(
                 name=f"{megabytes} MB into a file, beside {what.strip('()')}",
@@ -158,7 +169,7 @@ def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls 
                 unit="MB/s",
                 at_least=True,
                 digits=0,
-                note=f"CPU ms: {spent}; MB/s as a stream {middle(streamed, 'speed'):.0f}",
+                note=f"CPU ms: {spent}; MB/s {speeds}",
             )
     least, own = min(run["lag"] for run in saved), middle(saved, "busy")
     note = f"least {least:.1f}, the loop's own CPU {own:.1f}; written in the loop {middle(runs['naive'], 'lag'):.1f}"
@@ -167,7 +178,7 @@ def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls 
     yield Figure(name=f"{megabytes} MB into a file: extra memory", goal="flat: ≤ 8 MB", limit=8, value=memory, unit="MB", digits=1)
 
 
-CASES = {"curl": curl, "save": save, "stream": stream, "naive": naive}
+CASES = {"curl": curl, "hash": hashed, "save": save, "stream": stream, "naive": naive}
 
 if __name__ == "__main__":
     match sys.argv[1:]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from attrs import Factory, field, frozen
@@ -19,6 +19,9 @@ STEP: Final = 48 * 1024
 """Bytes of media that are read and encoded at a time: few, as the event loop stands still for them.
 
 Divisible by three, so that only the last step can have padding."""
+
+_pause: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: None)
+"""Lets the event loop have the core, where it is the same one: else it may wait for milliseconds until a thread's slice is over."""
 
 _Stamp: TypeAlias = tuple[int, int, int, int]
 """Device, inode, size, and time of the last change in nanoseconds."""
@@ -115,6 +118,7 @@ def seal(media: Blob | File, name: str) -> Part:
     digest = hashlib.sha256()
     for step in _encoded(media, stamp, name):
         digest.update(step)
+        _pause()
     return Part(name=name, media=media, digest=digest.hexdigest(), stamp=stamp)
 
 

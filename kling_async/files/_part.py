@@ -11,7 +11,8 @@ import secrets
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -63,26 +64,30 @@ def _seen(file: BinaryIO) -> Inspector:
 
 @define(eq=False)
 class Part:
-    """One file on its way to the disk. What comes is written in batches by a thread, and looked at there."""
+    """One file on its way to the disk. What comes is written in batches by a thread, while another one looks at it."""
 
     stem: Path
     url: str = field(repr=False)
     ref: TaskRef | None
     inspector: Inspector = field(factory=Inspector, init=False)
-    """What has been written."""
+    """What is being written. It belongs to the eye until all has been looked at."""
     path: Path = field(init=False, default=Path())
     size: int = field(default=0, init=False)
     """Bytes taken, those not yet written among them."""
     _hand: Hand = field(factory=Hand, init=False)
+    _eye: Hand = field(factory=Hand, init=False)
+    """Hashing takes longer than writing, and neither needs the interpreter: two threads are done when the slower one is."""
     _pieces: list[bytes] = field(factory=list, init=False, repr=False)
     _gathered: int = field(default=0, init=False)
     """Bytes of the pieces."""
-    _under_way: asyncio.Future[None] | None = field(default=None, init=False)
+    _under_way: tuple[asyncio.Future[None], ...] = field(default=(), init=False)
+    """The last batch: its writing, and the look at it."""
     _left: asyncio.Future[None] | None = field(default=None, init=False)
-    # What follows belongs to the thread.
+    # What follows belongs to the hand.
     _file: BinaryIO | None = field(default=None, init=False)
     _unwritten: deque[bytes] = field(factory=deque, init=False, repr=False)
     """What a write that failed has left."""
+    _written: int = field(default=0, init=False)
     _begun: int = field(default=0, init=False)
     """Bytes that the disk has been told to begin with."""
     _safe: int = field(default=0, init=False)
@@ -119,59 +124,72 @@ class Part:
         self._gathered += len(piece)
         if self._gathered < _BATCH and len(self._pieces) < _PIECES:
             return False
-        await self._meanwhile(self._tell(lambda: None))
+        await self._meanwhile(lambda: None)
         return True
 
     async def restart(self) -> None:
         """Forget all that came."""
         self._pieces, self._gathered, self.size = [], 0, 0
-        await self._heard(self._hand.tell(self._truncate))
+        for work in (self._eye.tell(self._forget), self._hand.tell(self._truncate)):
+            await self._heard(work)
 
     async def secure(self, held: Held) -> None:
         """Make durable what there is and note how to go on with it; without a validator there is no way to go on."""
         if held.validator and self.size:
-            await self._meanwhile(self._tell(lambda: self._note(held)))
+            await self._meanwhile(lambda: self._note(held))
 
     async def is_whole(self) -> bool | None:
         """What the structure of the file tells; `None` when it tells nothing."""
-        return await self._heard(self._tell(self.inspector.is_whole))
+        await self._all()
+        return await self._heard(self._eye.tell(self.inspector.is_whole))
 
     async def finish(self, *, overwrite: bool) -> tuple[Path, bool]:
         """Make the file durable, then give it its name. Unless that is to be overwritten, one that has appeared meanwhile stays.
 
         Gives the path, and whether it is this file.
         """
-        return await self._heard(self._tell(lambda: self._settle(overwrite=overwrite)))
+        await self._all()
+        return await self._heard(self._hand.tell(lambda: self._settle(overwrite=overwrite)))
 
     def leave(self, *, resumable: bool) -> asyncio.Future[None]:
         """Keep what can be gone on with, and nothing else, once the thread has done what it is at. It need not be waited for."""
         if self._left is None:
             self._left = self._hand.tell(lambda: self._let_go(keep=resumable))
             self._hand.end()
+            self._eye.end()
         return self._left
 
-    async def _meanwhile(self, work: asyncio.Future[None]) -> None:
-        before, self._under_way = self._under_way, work
-        if before is not None:
-            await self._heard(before)
+    async def _meanwhile(self, then: Callable[[], None]) -> None:
+        pieces, self._pieces, self._gathered = self._pieces, [], 0
+        before = self._under_way
+        self._under_way = (self._hand.tell(partial(self._take, pieces, then)), self._eye.tell(partial(self._look, pieces)))
+        for work in before:
+            await self._heard(work)
+
+    async def _all(self) -> None:
+        await self._meanwhile(lambda: None)
+        for work in self._under_way:
+            await self._heard(work)
 
     async def _heard(self, work: asyncio.Future[T]) -> T:
         try:
             return await work
         except OSError as error:
             path, why = self.stem.with_name(f"{self.stem.name}.*"), error.strerror or type(error).__name__
-            msg = f"cannot write {path} after {self.inspector.size} bytes: {why}"
+            msg = f"cannot write {path} after {self._written} bytes: {why}"
             raise DownloadError(msg, url=self.url, ref=self.ref) from None
 
-    def _tell(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        pieces, self._pieces, self._gathered = self._pieces, [], 0
+    def _look(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self.inspector.feed(piece)
 
-        def job() -> T:
-            self._unwritten.extend(pieces)
-            self._flush()
-            return work()
+    def _forget(self) -> None:
+        self.inspector = Inspector()
 
-        return self._hand.tell(job)
+    def _take(self, pieces: Iterable[bytes], then: Callable[[], None]) -> None:
+        self._unwritten.extend(pieces)
+        self._flush()
+        then()
 
     def _opened(self) -> BinaryIO:
         for _ in range(_TRIES):
@@ -190,19 +208,19 @@ class Part:
         if not self._unwritten:
             return
         file = self._opened()
-        file.seek(self.inspector.size)  # a write that failed may have left some of it behind
+        file.seek(self._written)  # a write that failed may have left some of it behind
         while self._unwritten:
             view = memoryview(self._unwritten[0])
             while view:
                 view = view[file.write(view) or 0 :]
-            self.inspector.feed(self._unwritten.popleft())
-        if self.inspector.size >= self._begun + _AHEAD:
-            begin_with(file.fileno(), self._begun, self.inspector.size)
-            self._begun = self.inspector.size
+            self._written += len(self._unwritten.popleft())
+        if self._written >= self._begun + _AHEAD:
+            begin_with(file.fileno(), self._begun, self._written)
+            self._begun = self._written
 
     def _truncate(self) -> None:
         self._unwritten.clear()
-        self.inspector, self._begun, self._safe = Inspector(), 0, 0
+        self._written = self._begun = self._safe = 0
         if self._file is not None:
             remove(_sidecar_of(self.path))
             self._file.seek(0)
@@ -217,7 +235,7 @@ class Part:
             "link": fingerprint_of(self.url),
             "validator": held.validator,
             "total": held.total,
-            "size": self.inspector.size,
+            "size": self._written,
         }
         fresh = _sidecar_of(self.path).with_suffix(".new")
         try:
@@ -226,7 +244,7 @@ class Part:
             fresh.replace(_sidecar_of(self.path))
         finally:
             remove(fresh)
-        self._safe = self.inspector.size
+        self._safe = self._written
 
     def _adopt(self) -> Held:
         held = Held()
@@ -263,7 +281,7 @@ class Part:
             file.close()
             return held
         self.path, self._file, self._safe, self.inspector = path, file, found.size, seen
-        self.size = self._begun = seen.size
+        self.size = self._written = self._begun = seen.size
         return found
 
     def _settle(self, *, overwrite: bool) -> tuple[Path, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from kling_async._clock import Clock
 from kling_async._links import fingerprint_of, is_error_page
@@ -140,7 +140,7 @@ class Pull:
             self.held = Held()
             msg = "the file host sent more than it said"
             raise _Trouble(msg)
-        self.held = evolve(self.held, size=size)
+        self.held = Held(size=size, total=self.held.total, validator=self.held.validator)
         if size >= self._best + _PROGRESS:
             self._best, self._failures = size, 0
         return place, piece

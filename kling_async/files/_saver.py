@@ -175,7 +175,7 @@ class Files:
         renewal = _Renewal(refresh)
         pull = self._pull(entry.url, ref, max_size, partial(renewal.twin, entry))
         talk = _Talk(self.tell, self.clock, stem_of(entry, 0, 1, ref), ref)
-        given, digest, verified = 0, "", ""
+        begun, given, digest, verified = self.clock.now(), 0, "", ""
         seen = Inspector()
         try:
             while not verified:
@@ -201,7 +201,7 @@ class Files:
             raise error.with_traceback(None)  # noqa: B904  the same error, without frames that hold signed links
         finally:
             pull.close()
-        saved = Saved(path=None, size=seen.size, sha256=seen.sha256, verified=verified, ref=ref)
+        saved = Saved(path=None, size=seen.size, sha256=seen.sha256, verified=verified, ref=ref, seconds=self.clock.now() - begun)
         done(saved)
         self.tell(saved)
 
@@ -217,6 +217,7 @@ class Files:
 
     async def _save(self, part: Part, number: int, pull: Pull, expected: Expected, *, overwrite: bool) -> Path:
         async with self._slots:
+            begun = self.clock.now()
             if before := self._leaving.get(part.stem):
                 await asyncio.wait([before])
             try:
@@ -240,7 +241,8 @@ class Files:
             finally:
                 pull.close()
                 self._leaving[part.stem] = part.leave(resumable=pull.held.size == part.size)
-            saved = Saved(path=path, size=part.size, sha256=part.inspector.sha256, verified=verified, ref=part.ref)
+            seconds = self.clock.now() - begun
+            saved = Saved(path=path, size=part.size, sha256=part.inspector.sha256, verified=verified, ref=part.ref, seconds=seconds)
             await self.keep(saved, number, pull.held.validator)
             self.tell(saved)
             return path

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kling_async import _body
 from kling_async._body import STEP, Body, Part, seal
 from kling_async.errors import InvalidJobError
 from kling_async.media import Blob, File
@@ -54,6 +55,14 @@ def test_file_is_sent_as_its_bytes_are(size: int) -> None:
         assert on_disk.digest == in_memory.digest
         assert b"".join(around(on_disk).steps()) == b"".join(around(in_memory).steps())
     assert (around(on_disk).on_disk, around(in_memory).on_disk) == (True, False)
+
+
+def test_sealing_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each step of hashing the core is given away: where there is one for all, the event loop does not wait for a slice to end."""
+    pauses = list[int]()
+    monkeypatch.setattr(_body, "_pause", lambda: pauses.append(1))
+    seal(Blob(bytes(10 * STEP)), "image")
+    assert len(pauses) == 10
 
 
 def test_long_text_goes_in_steps_too() -> None:

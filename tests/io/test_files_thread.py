@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
+import json
 import os
 import threading
 import time
@@ -19,6 +21,8 @@ from attrs import define, field
 
 from file_hosts import REF, Asked, ByteHost, byte_host, clip, names, quiet, reply, rest, whole
 from kling_async import Expected
+from kling_async._containers import Inspector
+from kling_async._ranges import Held
 from kling_async.errors import DownloadError
 from kling_async.files._hand import Hand
 from kling_async.files._part import Part
@@ -121,6 +125,79 @@ async def test_more_comes_while_it_is_written(disk: Disk, tmp_path: Path) -> Non
     assert names(tmp_path) == ["8800.bin"]
 
 
+async def test_looked_at_while_it_is_written(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing does not wait for the disk: a batch is looked at by another thread while it is written."""
+    looked, feed = threading.Event(), Inspector.feed
+
+    def look(self: Inspector, data: bytes) -> None:
+        feed(self, data)
+        looked.set()
+
+    monkeypatch.setattr(Inspector, "feed", look)
+    part = Part(tmp_path / "8800", "u", REF)
+    assert await part.write(bytes(MIB))
+    await anyio.to_thread.run_sync(disk.stuck.wait)
+    assert await anyio.to_thread.run_sync(looked.wait, 5)
+    disk.answers.set()
+    assert await part.is_whole() is None
+    assert part.inspector.size == MIB
+    await part.leave(resumable=False)
+
+
+async def test_safe_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at before the disk had it is not noted as safe."""
+    part, looked = Part(tmp_path / "8800", "u", REF), threading.Event()
+    feed, fsync = Inspector.feed, os.fsync
+
+    def look(self: Inspector, data: bytes) -> None:
+        feed(self, data)
+        if self.size == 2 * MIB:
+            looked.set()
+
+    def sync(descriptor: int) -> None:
+        assert looked.wait(5)
+        fsync(descriptor)
+
+    monkeypatch.setattr(Inspector, "feed", look)
+    monkeypatch.setattr(os, "fsync", sync)
+    await part.write(bytes(MIB))
+    await part.secure(Held(size=MIB, validator='"one"'))
+    await part.write(bytes(MIB))
+    await part.leave(resumable=True)
+    assert json.loads(part.path.with_name(f"{part.path.name}.json").read_bytes())["size"] == MIB
+
+
+async def test_from_zero_again(tmp_path: Path) -> None:
+    """What came before a restart is neither in the file nor in its hash."""
+    part = Part(tmp_path / "8800", "u", REF)
+    assert await part.write(bytes(MIB))
+    await part.restart()
+    await part.write(b"new")
+    path, _ = await part.finish(overwrite=False)
+    assert path.read_bytes() == b"new"
+    assert (part.inspector.size, part.inspector.sha256) == (3, hashlib.sha256(b"new").hexdigest())
+    await part.leave(resumable=False)
+
+
+@pytest.mark.parametrize("place", [1, 2 * MIB, len(LARGE)])
+async def test_a_look_that_fails(host: ByteHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """There is no file whose hash is not that of its bytes: a look that fails once fails the save, whichever byte it was at."""
+    host.answer = lambda _: (whole(LARGE),)
+    failed, feed = threading.Event(), Inspector.feed
+
+    def look(self: Inspector, data: bytes) -> None:
+        if not failed.is_set() and self.size < place <= self.size + len(data):
+            failed.set()
+            raise MemoryError
+        feed(self, data)
+
+    monkeypatch.setattr(Inspector, "feed", look)
+    with pytest.raises(MemoryError):
+        await host.files.save([host.video()], tmp_path, ref=REF)
+    await quiet(tmp_path)
+    assert names(tmp_path) == []
+
+
 async def test_many_small_pieces(disk: Disk, tmp_path: Path) -> None:
     """Few bytes at a time are held in few pieces, too."""
     part = Part(tmp_path / "8800", "u", REF)
@@ -188,6 +265,7 @@ async def test_again_right_after_giving_up(host: ByteHost, disk: Disk, tmp_path:
             yield reply(200, f"Content-Length: {len(LARGE)}", TAG, body=LARGE[:2_500_000])
 
     host.answer = answer
+    host.files.roll = lambda: 1.0  # it is given up before it tries again
     begun = asyncio.Event()
     host.files.tell = lambda record: begun.set() if isinstance(record, Progress) else None
     saving = asyncio.ensure_future(host.files.save([host.video()], tmp_path, ref=REF))
