@@ -14,8 +14,9 @@ from kling_async._gate import Ticket
 from kling_async.errors import SubmitOutcomeUnknown
 from kling_async.jobs import Job
 from kling_async.models import Snapshot, TaskRef
+from kling_async.observers import Settled
 
-__all__ = ["Order", "Receipt", "mint_key", "unknown"]
+__all__ = ["Order", "Receipt", "mint_key", "settled", "unknown"]
 
 _KEY_BYTES: Final = 13
 
@@ -34,6 +35,8 @@ class Receipt:
     """What the service said of it; `None` when it was bought before."""
     ticket: Ticket | None = None
     """The slots it holds until it is final; outside the gate when it was bought before."""
+    how: str = "accepted"
+    """As in the record `Settled`."""
 
 
 @define(eq=False)
@@ -73,3 +76,19 @@ class Order:
 def unknown(order: Order, message: str, cause: str) -> SubmitOutcomeUnknown:
     """The error of an order whose outcome nobody knows."""
     return SubmitOutcomeUnknown(message, external_task_id=order.key, job=order.job, cause=cause)
+
+
+def settled(order: Order, outcome: Receipt | BaseException, seconds: float) -> Settled:
+    """What is told of an order that has ended."""
+    how, error, ref = "withdrawn", None, None
+    if isinstance(outcome, Receipt):
+        how, ref = outcome.how, outcome.ref
+    else:
+        if order.sent or order.followed:
+            how = "unknown"
+        elif isinstance(outcome, KlingError):
+            how = "rejected"
+        if not isinstance(outcome, asyncio.CancelledError):  # how it was called off, and nothing to look into
+            error = type(outcome).__name__
+    model = getattr(order.job, "model_name", None)
+    return Settled(external_task_id=order.key, route=str(order.job.route), how=how, seconds=seconds, model=model, error=error, ref=ref)

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from kling_async._fault import ConfigurationError
 from kling_async.models import Status, TaskRef
 
-__all__ = ["Anomaly", "Exchange", "Observer", "Progress", "Record", "Saved", "StatusChange", "Waiting", "log_records"]
+__all__ = ["Anomaly", "Exchange", "Observer", "Progress", "Record", "Saved", "Settled", "StatusChange", "Waiting", "log_records"]
 
 _log = logging.getLogger("kling_async")
 
@@ -57,6 +57,25 @@ class Waiting:
 
 
 @frozen(kw_only=True)
+class Settled:
+    """What a creation came to; told once for each, whether its caller is still there or not."""
+
+    external_task_id: str
+    route: str
+    how: str
+    """`accepted`; `reused` (bought before under the same `dedupe` or `external_task_id`) and `found` (the answer was lost, and the
+    service was asked for the key instead of buying again): duplicates avoided; `rejected` and `withdrawn`: nothing was bought;
+    `unknown`: nobody can tell."""
+    seconds: float
+    """Since it was asked for, waits included."""
+    model: str | None = None
+    """The job's `model_name`, when it has one."""
+    error: str | None = None
+    """Why there is no task: the name of the error's class, such as `ContentPolicyError`."""
+    ref: TaskRef | None = None
+
+
+@frozen(kw_only=True)
 class Anomaly:
     """Something that should not be, and was borne."""
 
@@ -92,10 +111,12 @@ class Saved:
     """What says that it is whole: `length`, the file's own structure (`container`), `chunked` (the framing of the reply; the
     type of the file does not tell), or the caller's `sha256`."""
     ref: TaskRef | None = None
+    seconds: float = field(default=0.0, eq=False)
+    """From the first request on; of no account when two are compared."""
 
 
 _FOR_DEBUGGING: Final = (Exchange, Waiting, Progress)
-Record = Exchange | StatusChange | Waiting | Anomaly | Progress | Saved
+Record = Exchange | StatusChange | Waiting | Settled | Anomaly | Progress | Saved
 Observer = Callable[[Record], Any]
 """Called from the event loop with every record, and not awaited: an `async def` is refused.
 
@@ -112,6 +133,10 @@ def log_records(record: Record) -> None:
             _log.warning("%s: %s%s", record.what, record.detail, f" [{record.ref}]" if record.ref else "")
         case StatusChange():
             _log.info("task %s is %s [%s]", record.ref.task_id, record.after, record.ref)
+        case Settled(ref=TaskRef() as ref, how="reused" | "found"):
+            _log.info("creation %s is task %s: %s, not bought again [%s]", record.external_task_id, ref.task_id, record.how, ref)
+        case Settled():
+            _log.debug("creation %s: %s after %.3f s", record.external_task_id, record.error or record.how, record.seconds)
         case Saved():
             place = "a stream" if record.path is None else record.path
             _log.info("saved %s: %d bytes, SHA-256 %s (%s)", place, record.size, record.sha256, record.verified)
@@ -153,6 +178,10 @@ def _as_nobody() -> Generator[None]:
         asyncio.tasks._enter_task(loop, task)  # noqa: SLF001  likewise
 
 
+_OURS: Final = contextlib.nullcontext()
+"""Around an observer that cancels nobody."""
+
+
 @define(eq=False)
 class Audience:
     """All observers of a session."""
@@ -170,7 +199,7 @@ class Audience:
             return
         for observer in self.observers:
             try:
-                with _as_nobody():
+                with _OURS if observer is log_records else _as_nobody():
                     late = observer(record)
             except (Exception, asyncio.CancelledError):  # noqa: BLE001  a hook of the user's must not hurt an outcome that costs money
                 _log.exception("an observer failed")

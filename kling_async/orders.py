@@ -16,7 +16,7 @@ from attrs import define, field
 
 from kling_async._clock import Clock, Deadline
 from kling_async._fault import ConfigurationError, KlingError
-from kling_async._order import Order, Receipt, mint_key, unknown
+from kling_async._order import Order, Receipt, mint_key, settled, unknown
 from kling_async.admission import Admission
 from kling_async.errors import TransportTimeoutError
 from kling_async.jobs import Job
@@ -96,6 +96,7 @@ class Orders:
 
     async def _own(self, order: Order) -> None:
         outcome: Receipt | KlingError
+        begun = self.clock.now()
         try:
             outcome = await self.buyer.buy(order)
         except KlingError as error:
@@ -104,7 +105,9 @@ class Orders:
         except BaseException as end:  # its slots are to be freed by a defect, too
             gone = isinstance(end, asyncio.CancelledError)
             self.buyer.withdraw(order, "its caller or its session went away" if gone else f"kling_async broke: {type(end).__name__}")
+            self.buyer.tell(settled(order, end, self.clock.now() - begun))
             raise
+        self.buyer.tell(settled(order, outcome, self.clock.now() - begun))
         if not order.settled.done():
             order.settled.set_result(outcome)
         elif isinstance(outcome, Receipt):

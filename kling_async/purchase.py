@@ -138,7 +138,8 @@ class Buyer:
             order.followed = row.state is State.SENDING
             match row.state:
                 case State.ACCEPTED | State.SUCCEEDED | State.FAILED:
-                    return Receipt(ref=self._ref(order, row.task_id or ""), ticket=None if row.state.final else order.ticket)
+                    ticket = None if row.state.final else order.ticket
+                    return Receipt(ref=self._ref(order, row.task_id or ""), ticket=ticket, how="reused")
                 case State.UNKNOWN:
                     order.sent = True  # by somebody, at some time
                     return await self._reconcile(order, row.note or "unknown", age=self.clock.wall() - row.updated_at)
@@ -175,7 +176,7 @@ class Buyer:
                 case Rejected(move=move, error=error):
                     order.sent, order.refusal = False, error
             if order.sends > 1 and (twin := await self._twin(order, error)):
-                return await self._accepted(order, twin)
+                return await self._accepted(order, twin, how="found")
             failures += move is not Move.LATER
             if order.deserted or move is Move.GIVE_UP or move in once or failures >= self.retry.attempts:
                 raise await self._rejected(order, error)
@@ -243,8 +244,8 @@ class Buyer:
         )
         return judge(seen, key=order.key, profile=self.profile), reply
 
-    async def _accepted(self, order: Order, snapshot: Snapshot) -> Receipt:
-        receipt = Receipt(ref=self._ref(order, snapshot.task_id, snapshot), snapshot=snapshot, ticket=order.ticket)
+    async def _accepted(self, order: Order, snapshot: Snapshot, *, how: str = "accepted") -> Receipt:
+        receipt = Receipt(ref=self._ref(order, snapshot.task_id, snapshot), snapshot=snapshot, ticket=order.ticket, how=how)
         self.admission.accepted(order.ticket)
         try:
             twin = await self.memory.journal.accept(order.key, snapshot.task_id)
@@ -276,7 +277,7 @@ class Buyer:
     async def _reconcile(self, order: Order, cause: str, *, age: float = 0.0) -> Receipt:
         found = await self.memory.reconciler.search(order.key, order.job.route, age=age)
         if found is not None:
-            return await self._accepted(order, found)
+            return await self._accepted(order, found, how="found")
         self.tell(Anomaly(what="outcome-unknown", detail=f"{order.key}: {cause}"))
         raise unknown(order, f"nobody can tell whether the gateway accepted the request: {cause}", cause)
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from kling_async.models import Status, TaskRef
-from kling_async.observers import Anomaly, Audience, Exchange, Record, StatusChange, Waiting, log_records
+from kling_async.observers import Anomaly, Audience, Exchange, Record, Settled, StatusChange, Waiting, log_records
 
 REF = TaskRef(origin="https://gateway.example", action="videos", action2="text2video", task_id="t1", external_task_id="ka-1")
 RECORDS: list[tuple[Record, int]] = [
@@ -14,6 +14,9 @@ RECORDS: list[tuple[Record, int]] = [
     (Exchange(method="GET", route="videos/text2video", subject="t1", paid=False, seconds=20.0, cause="timeout"), logging.DEBUG),
     (Waiting(why="slot", external_task_id="ka-1"), logging.DEBUG),
     (Waiting(why="retry", external_task_id="ka-1", seconds=2.0), logging.DEBUG),
+    (Settled(external_task_id="ka-1", route="videos/text2video", how="accepted", seconds=1.0, ref=REF), logging.DEBUG),
+    (Settled(external_task_id="ka-1", route="videos/text2video", how="found", seconds=9.0, ref=REF), logging.INFO),
+    (Settled(external_task_id="ka-1", route="videos/text2video", how="rejected", seconds=1.0, error="AccountError"), logging.DEBUG),
     (StatusChange(ref=REF, before=None, after=Status.SUBMITTED), logging.INFO),
     (StatusChange(ref=REF, before=Status.SUBMITTED, after=Status.SUCCEED), logging.INFO),
     (Anomaly(what="orphan", detail="accepted after its caller had gone", ref=REF), logging.WARNING),
@@ -32,7 +35,7 @@ def test_records_are_facts(record: Record) -> None:
 
 @pytest.mark.parametrize(("record", "level"), RECORDS)
 def test_what_is_logged(record: Record, level: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Anomalies are warnings, changes are information, the rest is for debugging; each says whose it is."""
+    """Anomalies are warnings, changes and duplicates avoided are information, the rest is for debugging; each says whose it is."""
     caplog.set_level(logging.DEBUG, "kling_async")
     log_records(record)
     (line,) = caplog.records

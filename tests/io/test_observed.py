@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 import pytest
+from attrs import evolve
 
 from kling_async._pacing import Polling
 from kling_async.emulator import Emulator
-from kling_async.errors import KlingError, SubmitOutcomeUnknown, TaskFailedError
+from kling_async.errors import ContentPolicyError, KlingError, SubmitOutcomeUnknown, TaskFailedError, TransportTimeoutError
 from kling_async.jobs import Text2Video
 from kling_async.models import Status
-from kling_async.observers import Anomaly, Exchange, Record, StatusChange, Waiting
+from kling_async.observers import Anomaly, Exchange, Record, Settled, StatusChange, Waiting
 from kling_async.session import KlingSession
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -81,6 +82,43 @@ async def test_every_change_once() -> None:
     assert [before for before, _ in changes[1:]] == [after for _, after in changes[:-1]]
     assert len({after for _, after in changes}) == len(changes)
     assert all(each.ref == handle.ref for each in told if isinstance(each, StatusChange))
+
+
+async def test_what_came_of_each_creation() -> None:
+    """It is told once for each, before the first state of its task, with how long it took; who merely followed another does not know."""
+    told: list[Record] = []
+    async with gateway() as emulator, KlingSession(KEY, base_url=emulator.url, observers=[told.append], in_flight=3) as kling:
+        emulator.fault("slow", route=T2V, method="POST", seconds=10.0)
+        fox = Text2Video(prompt="a fox", model_name="kling-v2-6")
+        buying = asyncio.ensure_future(kling.submit(fox, dedupe="order-17"))
+        await asyncio.sleep(1)
+        with pytest.raises(SubmitOutcomeUnknown):
+            await kling.submit(fox, dedupe="order-17", timeout=2)
+        handle = await buying
+        again = await kling.submit(fox, dedupe="order-17")
+        emulator.fault("code", route=T2V, method="POST", code=1301)
+        with pytest.raises(ContentPolicyError):
+            await kling.text2video(prompt="a fox")
+        for _ in range(2):
+            await kling.text2video(prompt="a fox")
+        with pytest.raises(TransportTimeoutError):
+            await kling.submit(fox, timeout=2)
+    settled = [each for each in told if isinstance(each, Settled)]
+    assert [(each.how, round(each.seconds, 3), each.error) for each in settled] == [
+        ("unknown", 2, None),
+        ("accepted", 10, None),
+        ("reused", 0, None),
+        ("rejected", 0, "ContentPolicyError"),
+        ("accepted", 0, None),
+        ("accepted", 0, None),
+        ("withdrawn", 2, None),
+    ]
+    assert settled[1].ref == handle.ref
+    assert settled[2].ref == evolve(handle.ref, created_at=None)
+    assert again.task_id == handle.task_id
+    assert {(each.route, each.model) for each in settled} == {(T2V, "kling-v2-6"), (T2V, None)}
+    first = next(each for each in told if isinstance(each, StatusChange))
+    assert told.index(settled[1]) < told.index(first)
 
 
 async def test_orphans_are_told() -> None:
