@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kling_async._lazy import offer as _offer
 from kling_async._version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
     from kling_async.journal import Artifact, Creation, Journal, PostgresJournal
     from kling_async.models import Audio, Image, Snapshot, Status, TaskRef, Video
-    from kling_async.observers import Anomaly, Exchange, Observer, Progress, Record, Saved, StatusChange, Waiting
+    from kling_async.observers import Anomaly, Exchange, Observer, Progress, Record, Saved, Settled, StatusChange, Waiting
     from kling_async.outcomes import Outcome
     from kling_async.session import KlingSession
     from kling_async.tasks import TaskHandle
@@ -110,6 +110,7 @@ __all__ = [
     "Retry",
     "Saved",
     "ServiceError",
+    "Settled",
     "Snapshot",
     "Status",
     "StatusChange",
@@ -132,17 +133,4 @@ __all__ = [
 _HOMES = ("errors", "models", "jobs", "_auth", "_pacing", "_profile", "_containers", "observers", "journal", "tasks", "outcomes", "session")
 """Where the names come from, the light modules first: only the last one brings aiohttp."""
 
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(f"{__name__}.{home}")
-            if name in module.__all__:
-                value = globals()[name] = getattr(module, name)
-                return value
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _offer(__name__, _HOMES)

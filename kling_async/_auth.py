@@ -7,13 +7,14 @@ import hashlib
 import hmac
 import json
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import Attribute, field, frozen
 
 from kling_async._fault import ConfigurationError, forgetful
 
-__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "fingerprint", "masked", "term"]
+__all__ = ["ApiKey", "Credentials", "KeyPair", "bearer", "credentials_from", "credentials_in", "fingerprint", "masked", "term"]
 
 _MASK: Final = b"[masked]"
 _SHORTEST: Final = 12
@@ -45,7 +46,7 @@ class ApiKey:
 
 
 @forgetful
-@frozen(kw_only=True)
+@frozen
 class KeyPair:
     """An official access key and secret key; tokens are signed from it and renewed before they expire.
 
@@ -59,22 +60,41 @@ class KeyPair:
 Credentials = ApiKey | KeyPair
 
 
-def credentials_from(given: str | Credentials | None, environ: str | None) -> Credentials:
-    """What to authenticate with: the argument, else the environment's key.
+def credentials_from(given: str | Credentials | None, environ: Mapping[str, str]) -> Credentials:
+    """What to authenticate with: the argument, else what the environment holds.
 
     Raises:
         ConfigurationError: there is neither, or it cannot be a key.
     """
     if isinstance(given, ApiKey | KeyPair):
         return given
-    text = given if given is not None else environ
-    if text is None:
+    found = ApiKey(given) if given is not None else credentials_in(environ)
+    if found is None:
         msg = (
             "no API key: set KLING_API_KEY or pass api_key=…; to try without one, run `kling emulator` "
             "in another terminal and use the key and base URL that it prints"
         )
         raise ConfigurationError(msg)
-    return ApiKey(text)
+    return found
+
+
+def credentials_in(environ: Mapping[str, str]) -> Credentials | None:
+    """The key of `KLING_API_KEY`, else the pair of `KLING_ACCESS_KEY` and `KLING_SECRET_KEY`; `None` where none of them is set.
+
+    Raises:
+        ConfigurationError: one cannot be a key, or half of a pair is missing.
+    """
+    if "KLING_API_KEY" in environ:
+        return ApiKey(environ["KLING_API_KEY"])
+    access_key, secret_key = environ.get("KLING_ACCESS_KEY"), environ.get("KLING_SECRET_KEY")
+    if access_key is None and secret_key is None:
+        return None
+    if access_key is None or secret_key is None:
+        missing, there = ("SECRET", "ACCESS") if secret_key is None else ("ACCESS", "SECRET")
+        del access_key, secret_key  # some tracebacks show locals
+        msg = f"half a key: KLING_{there}_KEY is set, and KLING_{missing}_KEY is not; set both, or KLING_API_KEY instead"
+        raise ConfigurationError(msg)
+    return KeyPair(access_key=access_key, secret_key=secret_key)
 
 
 def bearer(credentials: Credentials, wall: float) -> str:

@@ -63,7 +63,7 @@ class KlingSession(Verbs, Saving, Settling):
     belongs to the loop it is first used in.
 
     Args:
-        api_key: a key, or `ApiKey` or `KeyPair`; else `$KLING_API_KEY`.
+        api_key: a key, or `ApiKey` or `KeyPair`; else `$KLING_API_KEY`, else the pair `$KLING_ACCESS_KEY` and `$KLING_SECRET_KEY`.
         base_url: scheme, host and an optional mount path; else `$KLING_BASE_URL`.
         profile: `"gateway"` (routes below `/kling/v1`), `"official"` (below `/v1`), or a `Profile`.
         polling: how waits look after their tasks.
@@ -107,7 +107,7 @@ class KlingSession(Verbs, Saving, Settling):
         try:
             self._profile = profile_named(profile)
             self._base = address_from(base_url, os.environ.get("KLING_BASE_URL"), self._profile, insecure=insecure)
-            credentials = credentials_from(api_key, os.environ.get("KLING_API_KEY"))
+            credentials = credentials_from(api_key, os.environ)
         except ConfigurationError as error:
             raise error.with_traceback(None) from None
         finally:

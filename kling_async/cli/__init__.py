@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -31,14 +32,15 @@ app = App(
     help="Kling video and image generation through a gateway.",
     version=__version__,
     help_format="plaintext",
-    help_epilogue=f"The key comes from KLING_API_KEY, or is asked for on a terminal.\n\nExit codes:\n{_CODES}",
+    help_epilogue="The key comes from KLING_API_KEY, or from KLING_ACCESS_KEY and KLING_SECRET_KEY, or is asked for on a terminal.\n\n"
+    f"Exit codes:\n{_CODES}",
     result_action="return_value",
 )
 """Every command, by the name that people type."""
 
 Refs = Annotated[str, Parameter(required=True, help="What --no-wait wrote, or Ctrl-C left on the screen.")]
 Key = Annotated[str, Parameter(help="The external_task_id that `kling recover` shows.")]
-Output = Annotated[str, Parameter(name=("--output", "-o"), metavar="DIR", help="Where to save the files.")]
+Output = Annotated[Path, Parameter(name=("--output", "-o"), metavar="DIR", help="Where to save the files.")]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 @app.command(group=_BUY, help_epilogue=_MORE, sort_key=1)
 def batch(
-    file: Annotated[str, Parameter(metavar="FILE", help="JSON lines, a CSV file, or a folder of pictures.")],
+    file: Annotated[Path, Parameter(metavar="FILE", help="JSON lines, a CSV file, or a folder of pictures.")],
     /,
     *,
     job: Annotated[str | None, Parameter(help="What to make of lines that do not say it, such as text2video.")] = None,
@@ -70,22 +72,22 @@ def batch(
     options: Following = _FOLLOWING,
 ) -> int:
     """Do many jobs; the same command again goes on where it stopped, and buys nothing twice."""
-    from pathlib import Path
-
     from kling_async.cli._batch import Plan, preview, refuse, work_off
+    from kling_async.cli._key import key_at_hand, key_for
     from kling_async.cli._lines import read_batch
     from kling_async.cli._run import Desk, open_session, run
 
     def work(desk: Desk) -> Coroutine[Any, Any, Exit]:
-        items, mistakes = read_batch(Path(file), verb=job, prompt=prompt, given=set_)
+        items, mistakes = read_batch(file, verb=job, prompt=prompt, given=set_)
         if mistakes:
             return refuse(desk, mistakes, options)
         said = {"--job": job, "--prompt": prompt}
-        command = ["kling", "batch", file, *(word for name, text in said.items() if text is not None for word in (name, text))]
+        command = ["kling", "batch", str(file), *(word for name, text in said.items() if text is not None for word in (name, text))]
         command += [word for text in set_ for word in ("--set", text)]
         command += ["--in-flight", str(in_flight)] if in_flight != _IN_FLIGHT else []
-        plan = Plan(items=items, command=command, options=options, in_flight=in_flight, retry_failed=retry_failed)
-        return preview(desk, plan) if dry_run else work_off(desk, open_session(options), plan)
+        key = key_at_hand() if dry_run else key_for(options)
+        plan = Plan(items=items, command=command, options=options, key=key, in_flight=in_flight, retry_failed=retry_failed)
+        return preview(desk, plan) if dry_run else work_off(desk, open_session(desk, options, key), plan)
 
     return run(options, work)
 
@@ -96,7 +98,7 @@ def wait(*refs: Refs, options: Following = _FOLLOWING) -> int:
     from kling_async.cli._run import open_session, run
     from kling_async.cli._tasks import wait as work
 
-    return run(options, lambda desk: work(desk, open_session(options), refs, options))
+    return run(options, lambda desk: work(desk, open_session(desk, options), refs, options))
 
 
 @app.command(group=_TASKS, help_epilogue=_MORE)
@@ -105,7 +107,7 @@ def get(ref: Refs, /, *, options: Connection = _CONNECTION) -> int:
     from kling_async.cli._run import open_session, run
     from kling_async.cli._tasks import look
 
-    return run(options, lambda desk: look(desk, open_session(options), ref, options))
+    return run(options, lambda desk: look(desk, open_session(desk, options), ref, options))
 
 
 @app.command(group=_TASKS, help_epilogue=_MORE)
@@ -114,7 +116,7 @@ def save(*refs: Refs, options: Following = _FOLLOWING) -> int:
     from kling_async.cli._known import keep
     from kling_async.cli._run import open_session, run
 
-    return run(options, lambda desk: keep(desk, open_session(options), refs, options))
+    return run(options, lambda desk: keep(desk, open_session(desk, options), refs, options))
 
 
 @app.command(group=_JOURNAL, help_epilogue=_MORE)
@@ -138,7 +140,7 @@ def recover(*, options: Following = _FOLLOWING) -> int:
     from kling_async.cli._known import recover as work
     from kling_async.cli._run import open_session, run
 
-    return run(options, lambda desk: work(desk, open_session(options), options))
+    return run(options, lambda desk: work(desk, open_session(desk, options), options))
 
 
 @app.command(group=_JOURNAL, help_epilogue=_MORE)
@@ -147,7 +149,7 @@ def adopt(key: Key, task_id: Annotated[str, Parameter(help="The task's.")], /, *
     from kling_async.cli._known import adopt as work
     from kling_async.cli._run import open_session, run
 
-    return run(options, lambda desk: work(desk, open_session(options), options, key, task_id))
+    return run(options, lambda desk: work(desk, open_session(desk, options), options, key, task_id))
 
 
 @app.command(group=_JOURNAL, help_epilogue=_MORE)
@@ -156,7 +158,7 @@ def abandon(key: Key, /, *, options: Connection = _CONNECTION) -> int:
     from kling_async.cli._known import abandon as work
     from kling_async.cli._run import open_session, run
 
-    return run(options, lambda desk: work(desk, open_session(options), key))
+    return run(options, lambda desk: work(desk, open_session(desk, options), key))
 
 
 @app.command(group=_TRY, help_epilogue=_MORE)
@@ -171,7 +173,7 @@ def doctor(*, options: Connection = _CONNECTION) -> int:
 @app.command(group=_TRY, help_epilogue=_MORE)
 def demo(
     *,
-    output: Output = "out",
+    output: Output = Path("out"),
     keep: Annotated[bool, flag("Leave the emulator running until Ctrl-C.")] = False,
     options: Talk = _TALK,
 ) -> int:

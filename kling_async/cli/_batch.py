@@ -14,15 +14,19 @@ from typing import Any, Final
 
 from attrs import define, evolve, field, frozen
 
+from kling_async._auth import Credentials
 from kling_async._fault import ConfigurationError, KlingError
+from kling_async._order import mint_key
 from kling_async.cli._exit import Exit, exit_of
 from kling_async.cli._journal import journal_path
-from kling_async.cli._known import known_rows, remembered, summary_of
+from kling_async.cli._known import known_rows, origin_set, remembered
 from kling_async.cli._lines import Item, Mistake
 from kling_async.cli._options import Following
+from kling_async.cli._progress import summary_of
 from kling_async.cli._run import Desk, repeated
 from kling_async.cli._tasks import facts_of, save
 from kling_async.errors import JournalError, ResultMissingError, SubmitOutcomeUnknown, TaskFailedError
+from kling_async.jobs import Job
 from kling_async.journal import Creation, Journal, State
 from kling_async.recovery import ref_of
 from kling_async.session import KlingSession
@@ -43,6 +47,7 @@ class Plan:
     command: list[str]
     """The words that say the same again, without the options."""
     options: Following
+    key: Credentials | None = field(repr=False)
     in_flight: int
     retry_failed: bool
 
@@ -81,7 +86,7 @@ async def refuse(desk: Desk, mistakes: list[Mistake], options: Following) -> Exi
 
 async def preview(desk: Desk, plan: Plan) -> Exit:
     """Write what would be bought; needs no key, but knows only with one what has been bought before."""
-    knows = os.environ.get("KLING_API_KEY") and (path := journal_path(plan.options)) is not None and path.exists()
+    knows = plan.key and (path := journal_path(plan.options)) is not None and path.exists()
     if knows:
         async with remembered(plan.options) as journal:
             lines = await _standing(journal, plan)
@@ -96,7 +101,7 @@ async def preview(desk: Desk, plan: Plan) -> Exit:
         if plan.options.json:
             desk.board.result(json.dumps({"place": known.item.place, "job": job.verb, "word": known.item.word, "bought": bought}))
         else:
-            desk.board.result(f"{known.item.place}  {job.verb}  {what}  {summary_of(getattr(job, 'prompt', None))}".rstrip())
+            desk.board.result(f"{known.item.place}  {job.verb}  {what}  {_prompt_of(job)}".rstrip())
     told = ", ".join(f"{count} {verb}" for verb, count in verbs.items() if count)
     desk.board.say(f"{verbs.total()} of {len(lines)} jobs would be bought{f': {told}' if told else ''}; nothing was sent.")
     return Exit.OK
@@ -106,7 +111,7 @@ async def work_off(desk: Desk, kling: KlingSession, plan: Plan) -> Exit:
     """Buy what has not been bought, follow it, save its files, and report each job as it ends."""
     async with remembered(plan.options) as journal:
         lines = await _standing(journal, plan)
-        batch = _Batch(desk, kling, plan, Path(plan.options.output) / REPORT, len(lines))
+        batch = _Batch(desk, kling, plan, plan.options.output / REPORT, len(lines))
         for known in lines:
             if known.outcome:
                 batch.done_before(known)
@@ -119,8 +124,19 @@ async def work_off(desk: Desk, kling: KlingSession, plan: Plan) -> Exit:
 
 
 async def _standing(journal: Journal, plan: Plan) -> list[_Known]:
-    """Each line under the word of its latest purchase."""
-    rows = {row.dedupe: row for row in await known_rows(journal, plan.options) if row.dedupe}
+    """Each line under the word of its latest purchase.
+
+    Raises:
+        ConfigurationError: it was begun at another gateway, which may be the same service under another name.
+    """
+    rows, origin = {row.dedupe: row for row in await known_rows(journal, plan.key) if row.dedupe}, origin_set(plan.options)
+    elsewhere = Counter(row.origin for item in plan.items if (row := rows.get(item.word)) and origin not in {None, row.origin})
+    if elsewhere:
+        ((other, count),) = elsewhere.most_common(1)
+        raise ConfigurationError(
+            f"{count} of the {len(plan.items)} jobs were begun at {other}, with this key: with KLING_BASE_URL set to that the batch goes "
+            "on there; to buy all of it here as well, give it a --journal of its own. Nothing was bought"
+        )
     return [await _known(journal, item, rows, again=plan.retry_failed) for item in plan.items]
 
 
@@ -190,9 +206,12 @@ class _Batch:
 
     async def _one(self, item: Item) -> None:
         board, handle = self.desk.board, None
-        row, paths, error = board.row(item.place, "submitting"), tuple[Path, ...](), None
+        # Named here and not by the session, so that it can be shown while it waits.
+        job = evolve(item.job, external_task_id=item.job.external_task_id or mint_key())
+        what = f"{job.verb}  {_prompt_of(job)}".rstrip()
+        row, paths, error = board.row(item.place, "submitting", what=what, external_task_id=job.external_task_id), tuple[Path, ...](), None
         try:
-            handle = await self._bought(item)
+            handle = await self._bought(job, item.word)
             board.note(row, handle.status if handle.snapshot else "looking")
             paths = await save(board, row, handle, self.plan.options.output)
         except KlingError as failure:
@@ -210,12 +229,12 @@ class _Batch:
         for text in [line] if self.plan.options.json else map(str, paths):
             board.result(text)
 
-    async def _bought(self, item: Item) -> TaskHandle[Any]:
-        self.desk.asked.append(item.word)
+    async def _bought(self, job: Job[Any], word: str) -> TaskHandle[Any]:
+        self.desk.asked.append(word)
         try:
-            return await self.kling.submit(item.job, dedupe=item.word)
+            return await self.kling.submit(job, dedupe=word)
         finally:
-            self.desk.asked.remove(item.word)
+            self.desk.asked.remove(word)
 
     def _append(self, line: str) -> None:
         try:
@@ -246,6 +265,10 @@ class _Batch:
 
     def _told(self) -> str:
         return ", ".join(f"{self._outcomes[outcome]} {outcome}" for outcome in _OUTCOMES if self._outcomes[outcome])
+
+
+def _prompt_of(job: Job[Any]) -> str:
+    return summary_of(getattr(job, "prompt", None))
 
 
 def _facts(item: Item, outcome: str, facts: dict[str, Any]) -> str:

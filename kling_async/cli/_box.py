@@ -61,7 +61,7 @@ async def serve(desk: Desk, emulator: Emulator) -> Exit:
     return Exit.OK
 
 
-async def demonstrate(desk: Desk, directory: str, *, keep: bool) -> Exit:
+async def demonstrate(desk: Desk, directory: Path, *, keep: bool) -> Exit:
     """Make a clip, a picture, and a clip from that picture against an emulator; write the paths of the files."""
     board, emulator = desk.board, Emulator(speed=_SPEED)
     pace = Polling(first=0.5, interval=0.5, max_interval=0.5)
@@ -83,13 +83,13 @@ async def demonstrate(desk: Desk, directory: str, *, keep: bool) -> Exit:
     return Exit.OK
 
 
-async def _fox(board: Board, kling: KlingSession, directory: str) -> tuple[Path, ...]:
+async def _fox(board: Board, kling: KlingSession, directory: Path) -> tuple[Path, ...]:
     row = board.row("text2video", "submitting")
     handle = await kling.text2video(prompt=_FOX, model_name="kling-v2-6", duration=5)
     return await save(board, row, handle, directory)
 
 
-async def _lighthouse(board: Board, kling: KlingSession, directory: str) -> tuple[Path, ...]:
+async def _lighthouse(board: Board, kling: KlingSession, directory: Path) -> tuple[Path, ...]:
     row = board.row("generate_image", "submitting")
     image = await kling.generate_image(prompt=_HOUSE, model_name="kling-v2-1", aspect_ratio="16:9")
     (picture,) = await save(board, row, image, directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async._auth import Credentials, credentials_from, fingerprint
+from kling_async._auth import ApiKey, Credentials, fingerprint
 from kling_async._clock import SystemClock
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._profile import OFFICIAL, Profile, address_from, origin_of, profile_named
@@ -24,6 +23,7 @@ from kling_async._version import __version__
 from kling_async._wire import Refusal, Reply, decipher, reading
 from kling_async.cli._exit import Exit, exit_of
 from kling_async.cli._journal import journal_path
+from kling_async.cli._key import key_at_hand
 from kling_async.cli._options import Connection
 from kling_async.cli._progress import printable
 from kling_async.cli._run import Desk
@@ -99,13 +99,19 @@ def _versions() -> _Check:
 
 
 def _key() -> tuple[Credentials | None, _Check]:
-    text = os.environ.get("KLING_API_KEY")
     try:
-        credentials = credentials_from(None, text or None)
+        credentials = key_at_hand()
     except ConfigurationError as error:
-        return None, _fail("key", str(error) if text else "not set: export KLING_API_KEY=… (of your gateway's console)", Exit.WRONG)
+        return None, _fail("key", str(error), Exit.WRONG)
     # Not one character of it: what people paste into a report is this line.
-    return credentials, _ok("key", f"from KLING_API_KEY, {len(text or '')} characters, account {fingerprint(credentials)} in the journal")
+    match credentials:
+        case None:
+            return None, _fail("key", "not set: export KLING_API_KEY=… (of your gateway's console)", Exit.WRONG)
+        case ApiKey():
+            told = f"from KLING_API_KEY, {len(credentials.text)} characters"
+        case _:
+            told = "from KLING_ACCESS_KEY and KLING_SECRET_KEY"
+    return credentials, _ok("key", f"{told}, account {fingerprint(credentials)} in the journal")
 
 
 def _address(options: Connection) -> tuple[str, _Check]:

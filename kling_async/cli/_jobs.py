@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from attrs import NOTHING, Attribute, fields
@@ -39,7 +40,7 @@ def command_for(kind: type[Job[Any]]) -> Callable[..., int]:
 
         def work(desk: Desk) -> Any:
             job = kind(**{name: _parsed(name, value, hints[name]) for name, value in named.items() if value is not None})
-            return buy(desk, open_session(options), job, options)
+            return buy(desk, open_session(desk, options), job, options)
 
         return run(options, work)
 
@@ -66,7 +67,8 @@ def _parameter(attribute: Attribute[Any], hint: Any, *, positional: bool) -> ins
 def _option(alternatives: tuple[Any, ...]) -> tuple[Any, Parameter]:
     """How a field of these types is typed into a shell."""
     if Blob in alternatives:
-        return str, Parameter(metavar="PATH|URL" if Link in alternatives else "PATH")
+        # Taken as the text that it is; that it may be a path tells the shells to complete it.
+        return str | Path, Parameter(metavar="PATH|URL" if Link in alternatives else "PATH")
     if _is_nested(alternatives[0]):
         return str, Parameter(metavar="JSON")
     if get_origin(alternatives[0]) is tuple:

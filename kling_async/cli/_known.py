@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import evolve
+from rich.text import Text
 
-from kling_async._auth import credentials_from, fingerprint
+from kling_async._auth import Credentials, fingerprint
 from kling_async._fault import ConfigurationError, KlingError
 from kling_async._profile import base_url, origin_of, profile_named
 from kling_async.cli._exit import Exit
 from kling_async.cli._journal import journal_path
+from kling_async.cli._key import key_at_hand
 from kling_async.cli._options import Connection, Following
-from kling_async.cli._progress import printable
+from kling_async.cli._progress import printable, summary_of
 from kling_async.cli._run import Desk, settle_by_hand
 from kling_async.cli._tasks import follow, follow_all, verb_of
 from kling_async.errors import TaskTimeoutError
@@ -28,24 +29,18 @@ from kling_async.recovery import ref_of
 from kling_async.session import KlingSession
 from kling_async.tasks import TaskHandle
 
-__all__ = ["abandon", "adopt", "ago", "keep", "known_rows", "list_known", "recover", "remembered", "summary_of"]
+__all__ = ["abandon", "adopt", "ago", "keep", "known_rows", "list_known", "origin_set", "recover", "remembered"]
 
 _LISTED: Final = 20
 _MOST: Final = 1_000_000
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (0, "s"))
-_LONGEST_SUMMARY: Final = 60
+_STYLES: Final = {State.SUCCEEDED: "green", State.FAILED: "red", State.REJECTED: "red", State.UNKNOWN: "yellow"}
 
 
 def ago(seconds: float) -> str:
     """A span of time for people, such as `5 min`."""
     size, unit = next(known for known in _UNITS if seconds >= known[0] or not known[0])
     return f"{max(0, int(seconds / (size or 1)))} {unit}"
-
-
-def summary_of(prompt: object) -> str:
-    """A prompt, cut to what fits a line."""
-    line = printable(prompt) if isinstance(prompt, str) else ""
-    return line if len(line) <= _LONGEST_SUMMARY else f"{line[:_LONGEST_SUMMARY]}…"
 
 
 def _summary(request: str) -> str:
@@ -67,11 +62,19 @@ def remembered(options: Connection) -> Journal:
     return Journal(path)
 
 
-async def known_rows(journal: Journal, options: Connection) -> list[Creation]:
-    """What the journal holds of the account and the gateway that are set, newest first; of all where one is not set."""
-    key, url = os.environ.get("KLING_API_KEY"), options.base_url
-    account = fingerprint(credentials_from(None, key)) if key else None
-    origin = origin_of(base_url(url, profile_named(options.profile), insecure=True)) if url else None
+def origin_set(options: Connection) -> str | None:
+    """The gateway that is set, as the journal names it.
+
+    Raises:
+        ConfigurationError: what is set is no address.
+    """
+    url = options.base_url
+    return origin_of(base_url(url, profile_named(options.profile), insecure=True)) if url else None
+
+
+async def known_rows(journal: Journal, key: Credentials | None, origin: str | None = None) -> list[Creation]:
+    """What the journal holds of that account and that gateway, newest first; of all where one is not said."""
+    account = fingerprint(key) if key else None
     rows = await journal.rows(most=_MOST)
     return [row for row in rows if account in {None, row.account} and origin in {None, row.origin}]
 
@@ -80,11 +83,12 @@ async def list_known(desk: Desk, options: Connection, *, everything: bool) -> Ex
     """Write what the journal knows of tasks, newest first."""
     board = desk.board
     async with remembered(options) as journal:
-        rows = await (journal.rows(most=_MOST) if everything else known_rows(journal, options))
+        rows = await (journal.rows(most=_MOST) if everything else known_rows(journal, key_at_hand(), origin_set(options)))
         shown = rows if everything else rows[:_LISTED]
         files = [[artifact.path for artifact in await journal.artifacts(row.key)] for row in shown]
     for row, paths in zip(shown, files, strict=True):
-        board.result(_as_json(row, paths) if options.json else "\n".join(_lines(row, paths)))
+        for line in (_as_json(row, paths),) if options.json else _lines(row, paths):
+            board.result(line)
     if not rows:
         board.say(f"Nothing yet in {journal.path}{'' if everything else ' for this key and gateway; kling ls --all shows all'}.")
     elif len(rows) > len(shown):
@@ -155,18 +159,19 @@ def _verb(row: Creation) -> str:
     return kind.verb if kind else f"{row.action}/{row.action2}"
 
 
-def _lines(row: Creation, paths: Sequence[str]) -> list[str]:
-    age = f"{ago(time.time() - row.created_at)} ago"
-    lines = [f"{row.state:<9}  {age:<10}  {_verb(row):<14}  {_summary(row.request)}".rstrip()]
+def _lines(row: Creation, paths: Sequence[str]) -> list[Text]:
+    age, made = f"{ago(time.time() - row.created_at)} ago", f"{_verb(row):<14}  {_summary(row.request)}"
+    head = Text(no_wrap=True, overflow="ellipsis")
+    lines = [head.append(f"{row.state:<9}", _STYLES.get(row.state)).append(f"  {age:<10}  {made}".rstrip())]
     if row.task_id is not None:
-        lines.append(f"  {ref_of(row)}")
-    lines += [f"  {printable(path)}" for path in paths]
+        lines.append(Text(f"  {ref_of(row)}", "dim"))
+    lines += [Text(f"  {printable(path)}") for path in paths]
     if row.state is State.UNKNOWN:
-        lines += settle_by_hand(row.key)
+        lines += map(Text, settle_by_hand(row.key))
     elif row.state is State.SUCCEEDED and not paths:
-        lines.append("  no file recorded; to fetch it: kling save and the line above")
+        lines.append(Text("  no file recorded; to fetch it: kling save and the line above"))
     elif row.note and row.state in {State.FAILED, State.REJECTED}:
-        lines.append(f"  {printable(row.note.partition(' [kling1,')[0])}")
+        lines.append(Text(f"  {printable(row.note.partition(' [kling1,')[0])}"))
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from attrs import Attribute, frozen
@@ -43,7 +44,7 @@ class Connection(Talk):
     base_url: Annotated[str | None, Parameter(group=_GATEWAY, env_var="KLING_BASE_URL", metavar="URL", help="Where it is.")] = None
     profile: Annotated[Literal["gateway", "official"], Parameter(group=_GATEWAY, help="What kind of server it is.")] = "gateway"
     journal: Annotated[
-        str | None,
+        str | Path | None,  # a text, which may be empty; that it is a path tells the shells to complete it
         Parameter(
             group=_JOURNAL,
             env_var="KLING_JOURNAL",
@@ -61,7 +62,7 @@ class Connection(Talk):
 class Following(Connection):
     """How a command waits for tasks, and where it saves their files."""
 
-    output: Annotated[str, Parameter(name=("--output", "-o"), metavar="DIR", help="Where to save the files.")] = "."
+    output: Annotated[Path, Parameter(name=("--output", "-o"), metavar="DIR", help="Where to save the files.")] = Path()
     timeout: Annotated[
         float,
         Parameter(metavar="SECONDS", validator=Number(gt=0, lte=_LONGEST_WAIT), help="How long to wait; the task goes on after that."),

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import shlex
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from attrs import define, field
 
+from kling_async._auth import Credentials
 from kling_async._fault import KlingError
 from kling_async._pacing import Polling
 from kling_async.cli._exit import Exit, exit_of
 from kling_async.cli._journal import journal_path
+from kling_async.cli._key import key_for
 from kling_async.cli._options import Connection, Following, Talk
 from kling_async.cli._progress import Board, printable
 from kling_async.errors import InvalidJobError, JournalError, SubmitOutcomeUnknown
 from kling_async.models import TaskRef
+from kling_async.observers import log_records
 from kling_async.session import KlingSession
 
 __all__ = ["Desk", "Work", "open_session", "repeated", "run", "settle_by_hand"]
@@ -51,7 +53,7 @@ class Desk:
             self.board.copyable("".join(traceback.format_exception(error)).rstrip())
         text = str(error)
         if isinstance(error, InvalidJobError):
-            text = f"--{error.field.replace('_', '-')}: {error.rule}"
+            text = f"{error.field}: {error.rule}" if label else f"--{error.field.replace('_', '-')}: {error.rule}"
         # Where the command knows the task by a name, its reference is on the screen already.
         ref = getattr(error, "ref", None)
         if label:
@@ -120,17 +122,20 @@ def run(options: Talk, work: Work, *, interrupted: Exit = Exit.INTERRUPTED) -> i
     return code
 
 
-def open_session(options: Connection) -> KlingSession:
-    """A session with the key of the environment, or of the person at the terminal.
+def open_session(desk: Desk, options: Connection, key: Credentials | None = None) -> KlingSession:
+    """A session with that key, else with the one of the environment, or of the person at the terminal; the board shows what it waits for.
 
     Raises:
         ConfigurationError: the setup is wrong.
     """
-    key = os.environ.get("KLING_API_KEY")
-    if not key and options.base_url and sys.stdin.isatty() and sys.stderr.isatty():
-        key = getpass.getpass("API key (KLING_API_KEY is not set): ")
-    polling = Polling(timeout=options.timeout) if isinstance(options, Following) else None
-    return KlingSession(key or None, base_url=options.base_url, profile=options.profile, polling=polling, journal=journal_path(options))
+    return KlingSession(
+        key or key_for(options),
+        base_url=options.base_url,
+        profile=options.profile,
+        polling=Polling(timeout=options.timeout) if isinstance(options, Following) else None,
+        journal=journal_path(options),
+        observers=(log_records, desk.board.hear),
+    )
 
 
 async def _interruptible(desk: Desk, work: Coroutine[Any, Any, Exit]) -> Exit:
@@ -171,8 +176,8 @@ def settle_by_hand(key: str) -> tuple[str, str]:
 def repeated(options: Talk) -> list[str]:
     """The options that a command to resume with needs again."""
     words = list[str]()
-    if isinstance(options, Following) and options.output != ".":
-        words += ["--output", options.output]
+    if isinstance(options, Following) and options.output != Path():
+        words += ["--output", str(options.output)]
     if isinstance(options, Connection):
         if options.profile != "gateway":
             words += ["--profile", options.profile]
@@ -181,5 +186,5 @@ def repeated(options: Talk) -> list[str]:
         if options.no_journal:
             words.append("--no-journal")
         elif options.journal and options.journal != os.environ.get("KLING_JOURNAL"):
-            words += ["--journal", options.journal]
+            words += ["--journal", str(options.journal)]
     return words

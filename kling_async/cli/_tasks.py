@@ -15,7 +15,7 @@ from kling_async._fault import KlingError
 from kling_async._order import mint_key
 from kling_async.cli._exit import Exit, exit_of
 from kling_async.cli._options import Connection, Following, Submission
-from kling_async.cli._progress import Board, Row, printable
+from kling_async.cli._progress import Board, Row, printable, summary_of
 from kling_async.cli._run import Desk
 from kling_async.errors import NotFoundError, ResultExpiredError, ResultMissingError, SubmitOutcomeUnknown, TaskFailedError
 from kling_async.files import Entry
@@ -32,6 +32,8 @@ async def buy(desk: Desk, kling: KlingSession, job: Job[Any], options: Submissio
     # Named here and not by the session, so that it can be told while there is no answer yet.
     job = evolve(job, external_task_id=job.external_task_id or mint_key())
     key = str(job.external_task_id)
+    what = summary_of(getattr(job, "prompt", None))
+    row = desk.board.row(job.verb, "submitting", what=what, external_task_id=key)
     desk.asked.append(key)
     try:
         async with kling:
@@ -39,17 +41,19 @@ async def buy(desk: Desk, kling: KlingSession, job: Job[Any], options: Submissio
                 handle = await kling.submit(job)
             except KlingError as error:
                 desk.asked.remove(key)
+                desk.board.drop(row)
                 if options.json:
                     desk.board.result(as_json(error=error))
                 return desk.complain(error)
             desk.asked.remove(key)
             if options.no_wait:
+                desk.board.drop(row)
                 desk.board.result(as_json(handle.ref, handle.snapshot) if options.json else str(handle.ref))
                 return Exit.OK
             desk.running[handle.ref] = job.verb
             if not options.quiet:
                 desk.board.copyable(f"{job.verb}: accepted {handle.ref}")
-            return await follow(desk, handle, job.verb, options)
+            return await follow(desk, handle, job.verb, options, row)
     finally:
         # Interrupted while the request was out: closing the session has waited for the answer.
         for ref in kling.orphans():
@@ -71,9 +75,11 @@ async def follow_all(desk: Desk, handles: Sequence[TaskHandle[Any]], options: Fo
     return next(filter(None, codes), Exit.OK)
 
 
-async def follow(desk: Desk, handle: TaskHandle[Any], label: str, options: Following) -> Exit:
+async def follow(desk: Desk, handle: TaskHandle[Any], label: str, options: Following, row: Row | None = None) -> Exit:
     """Show a task until it ends, save its files, write their paths; its errors become an exit code."""
-    row = desk.board.row(label, handle.status if handle.snapshot else "looking")
+    row = row or desk.board.row(label, "looking")
+    if handle.snapshot:
+        row.state = handle.status
     paths: tuple[Path, ...] = ()
     code, error = Exit.OK, None
     try:
@@ -91,7 +97,7 @@ async def follow(desk: Desk, handle: TaskHandle[Any], label: str, options: Follo
     return code
 
 
-async def save(board: Board, row: Row, handle: TaskHandle[Any], directory: str) -> tuple[Path, ...]:
+async def save(board: Board, row: Row, handle: TaskHandle[Any], directory: Path) -> tuple[Path, ...]:
     """Show a task until its files are saved; gives their paths."""
     async for snapshot in handle.updates():
         row.usual = handle.usual

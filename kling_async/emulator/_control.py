@@ -64,16 +64,7 @@ class Controlled(Protocol):
     def advance(self, seconds: float) -> None:
         """Jump ahead."""
 
-    def fault(
-        self,
-        name: str,
-        *,
-        route: str | None = None,
-        method: str | None = None,
-        times: int | None = 1,
-        accepted: bool | None = None,
-        **options: Any,
-    ) -> Fault:
+    def fault(self, name: str, **order: Any) -> Fault:
         """Order a fault."""
         ...
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from kling_async._lazy import offer as _offer
 
 if TYPE_CHECKING:
     from kling_async.testing._jumping import JumpingClock
@@ -30,17 +31,4 @@ __all__ = [
 _HOMES = ("_secrets", "_leaving", "_money", "_time", "_leaks", "_jumping", "_threaded")
 """Where the names come from, the light modules first: pytest loads the plugin, and so this, in each project of whoever has us installed."""
 
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(f"{__name__}.{home}")
-            if name in module.__all__:
-                value = globals()[name] = getattr(module, name)
-                return value
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _offer(__name__, _HOMES)

@@ -98,19 +98,32 @@ def test_no_secret_is_printed() -> None:
 @pytest.mark.parametrize("credentials", [PAIR, ApiKey("sk-1")])
 def test_given_credentials_are_taken(credentials: Credentials) -> None:
     """What the caller gives wins over the environment."""
-    assert credentials_from(credentials, "sk-env") is credentials
-    assert credentials_from("sk-arg", "sk-env") == ApiKey("sk-arg")
-    assert credentials_from(None, "sk-env") == ApiKey("sk-env")
+    environ = {"KLING_API_KEY": "sk-env"}
+    assert credentials_from(credentials, environ) is credentials
+    assert credentials_from("sk-arg", environ) == ApiKey("sk-arg")
+    assert credentials_from(None, environ) == ApiKey("sk-env")
     assert pickle.loads(pickle.dumps(credentials)) == credentials
 
 
 def test_no_key_at_all() -> None:
     """Without a key the message says which variable to set, and how to do without."""
     with pytest.raises(ConfigurationError, match=r"KLING_API_KEY.*kling emulator"):
-        credentials_from(None, None)
+        credentials_from(None, {})
 
 
 def test_an_empty_variable_is_no_key() -> None:
     """An empty variable is a mistake, not a key."""
     with pytest.raises(ConfigurationError):
-        credentials_from(None, "")
+        credentials_from(None, {"KLING_API_KEY": ""})
+
+
+def test_a_pair_of_variables() -> None:
+    """Access key and secret key come from the environment, too; a plain key goes before them, and half a pair is a mistake."""
+    pair = {"KLING_ACCESS_KEY": PAIR.access_key, "KLING_SECRET_KEY": PAIR.secret_key}
+    assert credentials_from(None, pair) == PAIR
+    assert credentials_from(None, {**pair, "KLING_API_KEY": "sk-env"}) == ApiKey("sk-env")
+    assert credentials_from("sk-arg", {"KLING_ACCESS_KEY": "half"}) == ApiKey("sk-arg")
+    for half, missing in (("KLING_ACCESS_KEY", "KLING_SECRET_KEY"), ("KLING_SECRET_KEY", "KLING_ACCESS_KEY")):
+        with pytest.raises(ConfigurationError, match=f"{half} is set, and {missing} is not") as caught:
+            credentials_from(None, {half: pair[half]})
+        assert "c4n4ry" not in str(caught.value)

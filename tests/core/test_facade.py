@@ -16,7 +16,7 @@ PUBLIC = {
     *("Credentials", "ApiKey", "KeyPair", "ALL_JOBS", "Job", "CameraControl", "DynamicMask", "MultiShot"),
     *("GenerateImage", "Text2Video", "Image2Video", "VideoExtend", "LipSync", "VirtualTryOn", "__version__"),
     *("Outcome", "Journal", "PostgresJournal", "Creation", "Artifact", "Expected"),
-    *("Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly", "Progress", "Saved"),
+    *("Observer", "Record", "Exchange", "StatusChange", "Waiting", "Anomaly", "Progress", "Saved", "Settled"),
     *(name for name in import_module("kling_async.errors").__all__ if name.endswith(("Error", "Unknown"))),
 }
 
@@ -24,7 +24,8 @@ PUBLIC = {
 def declared() -> dict[str, str]:
     """The names that type checkers see, and the modules they see them in."""
     imports = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.ImportFrom)]
-    return {alias.name: node.module for node in imports if node.module and node.module.startswith("kling_async") for alias in node.names}
+    ours = [(node.module, alias) for node in imports if node.module and node.module.startswith("kling_async") for alias in node.names]
+    return {alias.name: module for module, alias in ours if alias.asname is None}
 
 
 def test_the_surface() -> None:

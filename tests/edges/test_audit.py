@@ -65,7 +65,7 @@ PLAIN = set(
         r"\w+",
         """
         _digest _tail unknown_word account action action2 asked aspect_ratio at_work audio_type base callback_hash cause choices claim code
-        content_type dedupe default_model detail digest ending extension external_task_id fail fault fields flaw font help id
+        content_type dedupe default_model detail digest ending error extension external_task_id fail fault fields flaw font help how id
         image_reference kind kinds label levels lines message method mode model model_name models name negative_prompt note noun origin
         owner peer prefix prompt raw_status reason request_id resolution route running service_id sha256 shot_type state subject
         task_id type types undocumented validator verified video_id voice_id voice_language voice_list

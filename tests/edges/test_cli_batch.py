@@ -134,6 +134,20 @@ async def test_unknown(quick: Quick, tmp_path: Path) -> None:
     assert (done.code, done.out, creations(emulator)) == (0, f"{emulator.log.tasks[0].id}.png\n", 1)
 
 
+async def test_another_gateway(quick: Quick, tmp_path: Path) -> None:
+    """A batch bought with this key at one gateway is not bought again at another, which may be the same service under a new name."""
+    write(tmp_path / "jobs.jsonl", *pictures("a fox", "a hen"))
+    async with Emulator(speed=FAST) as first, Emulator(speed=FAST) as second:
+        await quick(first.url, "batch", "jobs.jsonl")
+        refused = await quick(second.url, "batch", "jobs.jsonl")
+        dry = await quick(second.url, "batch", "jobs.jsonl", "--dry-run")
+        assert second.log.requests == []
+        done = await quick(second.url, "batch", "jobs.jsonl", "--journal", "other.db", "--quiet")
+    assert (refused.code, dry.code, refused.err) == (2, 2, dry.err)
+    assert refused.err.startswith(f"kling: 2 of the 2 jobs were begun at {first.url}, with this key")
+    assert (done.code, creations(first), creations(second)) == (0, 2, 2)
+
+
 async def test_abandoned(quick: Quick, tmp_path: Path) -> None:
     """A line that a person says was never accepted is bought by the next run."""
     write(tmp_path / "jobs.jsonl", *pictures("a fox"))

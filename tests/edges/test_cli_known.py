@@ -147,7 +147,7 @@ async def test_two_at_once(tmp_path: Path) -> None:
 
 
 async def test_doctor(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`doctor` tells what is fit and what is not, each in a line, ends as its first failure would, and buys nothing."""
+    """`doctor` tells what is fit and what is not, each in a line, ends as its first failure would, shows no key and buys nothing."""
     async with Emulator(api_keys=[KEY]) as emulator:
         well = await quick(emulator.url, "doctor")
         emulator.fault("html", method="GET", status=200)
@@ -159,6 +159,11 @@ async def test_doctor(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     down = await quick(emulator.url, "doctor", "--no-journal")
     monkeypatch.delenv("KLING_API_KEY")
     bare = await quick("", "doctor")
+    monkeypatch.setenv("KLING_ACCESS_KEY", "an-access-key")
+    half = await quick("", "doctor")
+    monkeypatch.setenv("KLING_SECRET_KEY", "a-secret-key")
+    async with Emulator(profile="official", access_keys={"an-access-key": "a-secret-key"}) as official:
+        paired = await quick(official.url, "doctor", "--profile", "official")
     checks = ["version", "key", "address", "clock", "gateway", "journal"]
     assert [line.split()[:2] for line in well.out.splitlines()] == [["ok", what] for what in checks]
     assert (well.code, well.err, f"{len(KEY)} characters" in well.out) == (0, "", True)
@@ -168,4 +173,7 @@ async def test_doctor(quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (refused.code, "fail  gateway   refuses the key" in refused.out) == (3, True)
     assert (down.code, "no reply from the gateway" in down.out, "warn  journal" in down.out) == (5, True, True)
     assert (bare.code, bare.out.count("fail  "), "export KLING_API_KEY=" in bare.out) == (2, 2, True)
+    assert "fail  key       half a key: KLING_ACCESS_KEY is set, and KLING_SECRET_KEY is not" in half.out
+    assert (paired.code, "from KLING_ACCESS_KEY and KLING_SECRET_KEY, account" in paired.out) == (0, True)
+    assert [secret for secret in ("an-access-key", "a-secret-key") if secret in half.out + paired.out] == []
     assert creations(emulator) == 0
