@@ -21,9 +21,13 @@ class Status(StrEnum):
     """Where a task stands. `SUCCEED` and `FAILED` are final (`api.md` section 9)."""
 
     SUBMITTED = "submitted"
+    """Accepted, and waiting for its turn at the service."""
     PROCESSING = "processing"
+    """Under way."""
     SUCCEED = "succeed"
+    """Done: the result is there."""
     FAILED = "failed"
+    """Given up by the service; `Snapshot.message` has its reason."""
     UNKNOWN = "unknown"
     """A word nobody has documented; taken as still running, kept verbatim in `Snapshot.raw_status`."""
 
@@ -45,9 +49,11 @@ class Video:
     id: str
     """The video's own id, which `VideoExtend` and `LipSync` take; not the task's id."""
     url: str = field(repr=_unsigned)
+    """The link. What follows its `?` may be a signature: whoever has it has the file, so no repr shows it."""
     duration: float | None = None
     """Length of the whole clip in seconds; `None` when the service did not say."""
     watermark_url: str | None = field(default=None, repr=_unsigned)
+    """The same with a watermark, where one was asked for."""
 
 
 @frozen(kw_only=True)
@@ -57,7 +63,9 @@ class Image:
     index: int
     """Position in the result, from 0."""
     url: str = field(repr=_unsigned)
+    """The link; no repr shows its signature."""
     watermark_url: str | None = field(default=None, repr=_unsigned)
+    """The same with a watermark, where one was asked for."""
 
 
 @frozen(kw_only=True)
@@ -70,6 +78,7 @@ class Audio:
     duration: float | None = None
     """Length in seconds; `None` when the service did not say."""
     url_wav: str | None = field(default=None, repr=_unsigned)
+    """The link to the WAV, where there is one."""
 
 
 @frozen(kw_only=True)
@@ -78,7 +87,9 @@ class ParentVideo:
 
     id: str
     url: str | None = field(default=None, repr=_unsigned)
+    """The link, where the service tells it."""
     duration: float | None = None
+    """Its length in seconds, before what was made of it."""
 
 
 @lru_cache(64)
@@ -107,10 +118,12 @@ class TaskRef:
     action2: str
     """Second half of the route, such as `text2video`."""
     task_id: str
+    """The service's id of the task."""
     external_task_id: str | None = None
     """The caller's own key for the task, when one was sent."""
-    created_at: datetime | None = None
-    """When the task was created, by the service's clock; aware, UTC."""
+    created_at: datetime | None = field(default=None, eq=False)
+    """When the task was created, by the service's clock, or by the journal's where the reference comes from there; aware, UTC.
+    References to one task are equal whatever they say of it."""
 
     @property
     def route(self) -> str:
@@ -194,12 +207,19 @@ class Snapshot:
     message: str = ""
     """Why it failed, when it failed (`task_status_msg`); usually empty otherwise."""
     created_at: datetime | None = None
+    """When the task was made, by the service's clock; aware, UTC."""
     updated_at: datetime | None = None
+    """When it last changed, by the service's clock; aware, UTC."""
     videos: tuple[Video, ...] = ()
+    """The clips of the result, in the service's order; empty until the task has succeeded."""
     images: tuple[Image, ...] = ()
+    """Likewise, the pictures."""
     audios: tuple[Audio, ...] = ()
+    """Likewise, the sounds."""
     parent_video: ParentVideo | None = None
+    """The clip that was extended or made to speak, where the service tells it."""
     external_task_id: str | None = None
+    """The caller's own key for the task, where the server tells it."""
     _raw: dict[str, Any] | bytes = field(factory=_no_raw, eq=False, repr=False, alias="raw")
 
     @property

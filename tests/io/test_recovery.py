@@ -108,7 +108,7 @@ async def test_another_session_goes_on(emulator: Emulator, path: Path) -> None:
         await one
     async with session(emulator, path) as kling:
         (handle,) = await kling.recover()
-        assert (handle.task_id, handle.ref.external_task_id) == (two.task_id, "ka-2")
+        assert (handle.ref, handle.ref.external_task_id) == (two.ref, "ka-2")
         assert len(await handle) == 1
         assert await kling.recover() == ()
     async with Journal(path) as journal:
