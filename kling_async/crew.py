@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from typing import Final, Generic, Protocol, TypeVar
 
 from attrs import define, field
@@ -45,6 +46,8 @@ class Crew(Generic[E]):
     _new: list[E] = field(factory=list, init=False)
     _weighed: float = field(default=-math.inf, init=False)
     _workers: set[asyncio.Task[None]] = field(factory=set, init=False)
+    _context: Context = field(factory=copy_context, init=False)
+    """That in which the session was made."""
     _allowed: float = field(default=-math.inf, init=False)
     """When the next read may begin."""
     _timer: Timer | None = field(default=None, init=False)
@@ -82,7 +85,8 @@ class Crew(Generic[E]):
 
     def _hire(self) -> None:
         if len(self._workers) < READS and self._is_allowed():
-            self._workers.add(asyncio.get_running_loop().create_task(self._work()))
+            # What is said in one waiter's context, such as its span, is not about the looks that are made for all.
+            self._workers.add(asyncio.get_running_loop().create_task(self._work(), context=self._context.copy()))
 
     def _is_allowed(self) -> bool:
         if self.max_rate is None:

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from kling_async.testing import VirtualLoop, no_leaks
 
 pytest_plugins = ("matrix", "postgres")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
+settings.load_profile("untimed")
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections import Counter
+from contextvars import ContextVar
 
 import pytest
 from attrs import define, field
@@ -134,6 +135,24 @@ async def test_the_likeliest_first() -> None:
         took = dice.lognormvariate(math.log(120.0), 0.3)
         durations.learn(kind, took, took)
     assert await mean_lag(durations.forecast(kind)) <= 0.7 * await mean_lag(None)
+
+
+async def test_nobody_s_context() -> None:
+    """Reads see the context in which the session was made, never that of the waiter who happened to set them off."""
+    said: ContextVar[str] = ContextVar("said", default="nothing")
+    said.set("the session's")
+    heard = list[str]()
+
+    async def work(_job: Job) -> None:
+        heard.append(said.get())
+        said.set("a read's")
+
+    crew = Crew(work, SystemClock())
+    said.set("a waiter's")
+    for number in range(3):
+        crew.add(Job(number))
+        await settle()
+    assert heard == ["the session's"] * 3
 
 
 async def test_taking_back() -> None:

@@ -161,7 +161,7 @@ async def test_an_outage_of_a_crowd(trouble: Seen, takes: float, say: Callable[[
 
 
 async def test_tasks_that_hold_slots_are_looked_at_while_somebody_wants_one() -> None:
-    """However often somebody comes, holders are planned once; when nobody wants a slot any more they rest, and later wants wake them all."""
+    """However often somebody comes, holders are planned once; when nobody wants a slot they rest, and whoever wants one later wakes all."""
     room, wanted, asked = Room(), [True], [0]
 
     def is_wanted() -> bool:
