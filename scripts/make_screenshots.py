@@ -1,7 +1,7 @@
-"""Make the pictures of the emulator's page that the documentation shows: a program's requests, really made, in a real browser.
+"""Make the pictures of web pages that the documentation shows, the emulator's and the example's: real requests in a real browser.
 
-Needs the package installed with the extra `emulator`, Playwright, and chromium; `nox -s screenshots` sees to them. Look at the pictures
-before you commit them.
+Needs the package with the extra `emulator`, the group `web`, Playwright, and chromium; `nox -s screenshots` sees to them. Look at the
+pictures before you commit them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import io
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +23,9 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from kling_async.emulator import Emulator
 
-_ASSETS: Final = Path(__file__).parents[1] / "docs" / "assets"
+_ROOT: Final = Path(__file__).parents[1]
+_ASSETS: Final = _ROOT / "docs" / "assets"
+_PORT: Final = 8799
 _HEAVIEST: Final = 150 << 10
 """Bytes of a picture. A documentation is read over slow lines too."""
 _COLOURS: Final = 256
@@ -70,6 +75,61 @@ async def _keep(page: Page, name: str) -> None:
         sys.exit(f"{path.name} has {size} bytes, and {_HEAVIEST} is the limit: show less, or use fewer colours")
 
 
+@asynccontextmanager
+async def _example(emulator: Emulator) -> AsyncIterator[str]:
+    """The address of the web application, which runs."""
+    url = f"http://127.0.0.1:{_PORT}"
+    environment = {"KLING_API_KEY": emulator.api_key, "KLING_BASE_URL": emulator.url, "PORT": str(_PORT), "PUBLIC_URL": url}
+    with tempfile.TemporaryDirectory() as folder:
+        app = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(_ROOT / "examples" / "web" / "app.py"),
+            env={**os.environ, **environment, "STUDIO_FOLDER": folder},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        lines = app.stderr or asyncio.StreamReader()
+        async for line in lines:
+            if b"running on" in line:
+                break
+        yield url
+        app.terminate()
+        await lines.read()
+        await app.wait()
+
+
+async def _afternoon(page: Page, emulator: Emulator) -> None:
+    """An afternoon at the web application: clips that are ready, one that failed, one in the making."""
+
+    async def ask(prompt: str, shape: str, state: str, picture: str | None = None) -> None:
+        await page.get_by_label("What is to be seen").fill(prompt)
+        await page.get_by_label("Shape").select_option(shape)
+        if picture is not None:
+            await page.get_by_label("A picture to start from").set_input_files(picture)
+        await page.get_by_role("button", name="Make the clip").click()
+        await page.locator(".card", has_text=prompt).and_(page.locator(f"[data-state={state}]")).wait_for()
+
+    await ask("a glacier under the moon", "9:16", "submitted")
+    await ask("a lighthouse at dusk, waves roll in", "16:9", "submitted")
+    await ask("a red fox in fresh snow", "16:9", "submitted")
+    emulator.advance(500)
+    await page.locator("[data-state=ready]").nth(2).wait_for()
+    await page.clock.fast_forward("16:40")
+    emulator.fault("fail", reason="no room for so many feathers")
+    await ask("a heron at dawn", "16:9", "submitted")
+    emulator.advance(500)
+    await page.locator("[data-state=failed]").wait_for()
+    await page.clock.fast_forward("05:10")
+    sample = _ROOT / "kling_async" / "emulator" / "samples" / "picture-16x9.png"
+    await ask("boats leave the harbour", "16:9", "submitted", str(sample))
+    emulator.advance(100)
+    await page.locator("[data-state=processing]").wait_for()
+    await page.clock.fast_forward("02:10")
+    await page.evaluate("document.querySelectorAll('video').forEach((clip) => { clip.muted = true; clip.play(); })")
+    await page.mouse.move(0, 0)
+    # The controls are gone then.
+    await page.wait_for_function("() => [...document.querySelectorAll('video')].every((clip) => clip.currentTime > 4)")
+
+
 async def _main() -> None:
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     async with Emulator(speed=0, seed=7) as emulator, async_playwright() as playwright:
@@ -84,6 +144,14 @@ async def _main() -> None:
         await page.locator("#requests").scroll_into_view_if_needed()
         await page.evaluate("window.scrollTo(0, document.getElementById('requests').offsetTop - 70)")
         await _keep(page, "dashboard-dark.png")
+        async with Emulator(speed=0, seed=7) as fresh, _example(fresh) as url:
+            context = await browser.new_context(viewport={"width": 1280, "height": 780})
+            page = await context.new_page()
+            await page.clock.install()
+            await page.goto(url)
+            await _afternoon(page, fresh)
+            await _keep(page, "web.png")
+            await context.close()
         await browser.close()
 
 

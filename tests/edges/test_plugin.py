@@ -20,7 +20,7 @@ from kling_async import KlingSession, Text2Video
 from kling_async.testing import JumpingClock, ThreadedEmulator, plugin, run
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "testing"
+EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs" / "how-to" / "test.md"
 ASYNCIO = "asyncio_default_fixture_loop_scope = 'function'\nasyncio_mode = "
 
@@ -170,10 +170,12 @@ def test_it_brings_nothing(tmp_path: Path) -> None:
     assert "loaded:\n" in said
 
 
-@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="the examples are in the checkout, not in the wheel")
-def test_example() -> None:
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are in the checkout, not in the wheel")
+@pytest.mark.parametrize("tests", ["testing/test_clips.py", "web/test_studio.py"])
+def test_example(tests: str) -> None:
     """The example's own tests pass."""
-    assert passed(pytest_there(EXAMPLE, "-p", "no:asyncio")) == (EXAMPLE / "test_clips.py").read_text(encoding="utf-8").count("def test_")
+    path = EXAMPLES / tests
+    assert passed(pytest_there(path.parent, "-p", "no:asyncio")) == path.read_text(encoding="utf-8").count("def test_")
 
 
 def test_it_is_found(request: pytest.FixtureRequest) -> None:
