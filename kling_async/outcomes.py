@@ -25,7 +25,9 @@ class Outcome(Generic[R]):
     handle: TaskHandle[R] | None = None
     """`None` when no task came of the job."""
     result: R | None = None
+    """What awaiting the handle gives, such as `tuple[Video, ...]`; `None` where there is an error."""
     error: KlingError | None = None
+    """What ended the job, or the waiting for it: a `TaskTimeoutError` leaves a task that goes on. `None` where there is a result."""
 
     def unwrap(self) -> R:
         """The result.

@@ -25,6 +25,7 @@ from typing import Any
 
 from kling_async import KlingSession
 from kling_async.emulator import Emulator
+from kling_async.emulator._studio import Studio, sample
 from kling_async.testing import VirtualLoop
 
 PORTRAIT = resources.files("kling_async.emulator").joinpath("samples", "picture-1x1.png").read_bytes()
@@ -32,7 +33,7 @@ PORTRAIT = resources.files("kling_async.emulator").joinpath("samples", "picture-
 
 async def beside_emulator(main: Coroutine[Any, Any, Any]) -> Any:
     """Await `main` where the two variables that every reader has set lead to an emulator."""
-    async with Emulator() as emulator:
+    async with contextlib.aclosing(Studio(sample)) as studio, Emulator(studio=studio) as emulator:  # drawing clips would take its time
         os.environ.update(KLING_BASE_URL=emulator.url, KLING_API_KEY=emulator.api_key)
         return await main
 
@@ -65,6 +66,7 @@ def troubles_with(name: str, source: str) -> list[str]:
     sys.unraisablehook = lambda left: troubles.append(repr(left.exc_value))
     with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory), contextlib.redirect_stdout(io.StringIO()):
         Path("portrait.png").write_bytes(PORTRAIT)
+        Path("prompts.txt").write_text("a red fox\na heron at dawn\na market in the rain\n", encoding="utf-8")
         try:
             read(name, source)
         except Exception:  # noqa: BLE001 -- the trouble is handed on

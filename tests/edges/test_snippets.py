@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READER = Path(__file__).with_name("reader.py")
 BLOCK = re.compile(
-    r"(?:^ *<!-- not run: (?P<reason>[^\n]+) -->\n\s*)?^(?P<indent> *)```(?:python|py)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```$",
+    r"(?:^ *<!-- not run: (?P<reason>[^\n]+) -->\n\s*)?^(?P<indent> *)```(?:python|py)\b(?P<more>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -56,13 +56,13 @@ class Snippet:
 
 
 def snippets_of(page: str, text: str) -> list[Snippet]:
-    """All blocks of a page, in order."""
+    """All blocks of a page, in order. Cells of a notebook need each other: `test_notebook.py` runs them."""
     return [
         Snippet(
             page=page,
             line=text.count("\n", 0, found.start("code")) + 1,
             code=textwrap.dedent(found["code"]),
-            reason=found["reason"],
+            reason="a cell" if 'title="In [' in found["more"] else found["reason"],
         )
         for found in BLOCK.finditer(text)
     ]
