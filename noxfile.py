@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -87,23 +89,30 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test on this Python."""
+    have(session, ("jq",), "jq")  # its test says so where there is none
     session.install("-e", ".[cli,emulator,postgres,speed]", *group("test", "floors"))
     session.run("pytest", *PARALLEL, *session.posargs)
 
 
+def have(session: nox.Session, programs: Sequence[str], *packages: str) -> bool:
+    """Whether one of the programs is on this machine; on a Debian that is ours its packages are installed, if they can be had."""
+    if any(map(shutil.which, programs)):
+        return True
+    if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return False
+    wanted = ("install", "--yes", "--quiet", "--no-install-recommends", *packages)
+    for words in (wanted, ("update", "--quiet"), wanted):  # a fresh machine has no list of packages, or an old one
+        with contextlib.suppress(nox.command.CommandFailed):
+            session.run("apt-get", *words, external=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+        if any(map(shutil.which, programs)):
+            return True
+    return False
+
+
 def have_chromium(session: nox.Session) -> None:
     """See to a browser that plays H.264, which the one that Playwright downloads does not."""
-    if any(map(shutil.which, CHROMIUM)):
-        return
-    if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+    if not have(session, CHROMIUM, "chromium", "fonts-dejavu-core"):
         session.error(f"no browser: install one of {', '.join(CHROMIUM)}; on Debian `apt-get install chromium`")
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
-    wanted = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium", "fonts-dejavu-core")
-    try:
-        session.run(*wanted, external=True, env=environment)
-    except nox.command.CommandFailed:
-        session.run("apt-get", "update", "--quiet", external=True)  # a fresh machine has no list of packages, or an old one
-        session.run(*wanted, external=True, env=environment)
 
 
 @nox.session
@@ -116,9 +125,9 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def screenshots(session: nox.Session) -> None:
-    """Make the pictures of the dashboard in `docs/assets` anew; look at them before you commit them."""
+    """Make the pictures of web pages in `docs/assets` anew; look at them before you commit them."""
     have_chromium(session)
-    session.install("-e", ".[emulator]", *group("browser"))
+    session.install("-e", ".[emulator]", *group("browser", "web"))
     session.run("python", "scripts/make_screenshots.py")
 
 
@@ -183,7 +192,7 @@ def typing(session: nox.Session) -> None:
     # pyright runs on node: without one on the machine it comes from the package index instead of from a download.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     session.install("-e", ".[cli,emulator,postgres,speed]", *group("test", "types", "browser"), *node, "nox")
-    session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "scripts", "benchmarks")
+    session.run("mypy", "kling_async", "tests", "noxfile.py", "docs/_generate.py", "docs/_llms.py", "scripts", "benchmarks", "examples")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
@@ -203,10 +212,14 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation into `site/`; a warning fails."""
+    """Build the documentation into `site/`, also as text for language models; a warning fails."""
     session.install("-e", ".[cli]", *group("docs"))
     session.run("python", "docs/_generate.py")
-    session.run("zensical", "build", "--clean", "--strict")
+    said = session.run("zensical", "build", "--clean", "--strict", silent=True)
+    print(said)
+    if "griffe:" in str(said):
+        session.error("a docstring is not as it should be: see above")  # which is no issue in the eyes of the builder
+    session.run("python", "docs/_llms.py", "site")
 
 
 @nox.session
