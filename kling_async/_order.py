@@ -16,7 +16,7 @@ from kling_async.jobs import Job
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Settled
 
-__all__ = ["Order", "Receipt", "mint_key", "settled", "unknown"]
+__all__ = ["Order", "Receipt", "mint_key", "settled", "unknown", "word_fault"]
 
 _KEY_BYTES: Final = 13
 
@@ -24,6 +24,16 @@ _KEY_BYTES: Final = 13
 def mint_key() -> str:
     """A new reconciliation key: the `external_task_id` of a job that brings none."""
     return f"ka-{secrets.token_hex(_KEY_BYTES)}"
+
+
+def word_fault(word: object) -> str | None:
+    """What keeps a caller's own word from being the same one in every journal."""
+    if word is None:
+        return None
+    if not isinstance(word, str):
+        return f"must be text, not {type(word).__name__}"
+    fine = word and "\0" not in word and word.encode("utf-8", "ignore").decode() == word
+    return None if fine else "must be text that is not empty, without NUL and without half characters (lone surrogates)"
 
 
 @frozen(kw_only=True)

@@ -86,7 +86,9 @@ class Crew(Generic[E]):
     def _hire(self) -> None:
         if len(self._workers) < READS and self._is_allowed():
             # What is said in one waiter's context, such as its span, is not about the looks that are made for all.
-            self._workers.add(asyncio.get_running_loop().create_task(self._work(), context=self._context.copy()))
+            worker = asyncio.get_running_loop().create_task(self._work(), context=self._context.copy())
+            if not worker.done():  # an eager one may have done all there was by now
+                self._workers.add(worker)
 
     def _is_allowed(self) -> bool:
         if self.max_rate is None:

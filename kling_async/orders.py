@@ -16,9 +16,9 @@ from attrs import define, field
 
 from kling_async._clock import Clock, Deadline
 from kling_async._fault import ConfigurationError, KlingError
-from kling_async._order import Order, Receipt, mint_key, settled, unknown
+from kling_async._order import Order, Receipt, mint_key, settled, unknown, word_fault
 from kling_async.admission import Admission
-from kling_async.errors import TransportTimeoutError
+from kling_async.errors import InvalidJobError, TransportTimeoutError
 from kling_async.jobs import Job
 from kling_async.observers import Anomaly
 from kling_async.purchase import Buyer
@@ -45,6 +45,8 @@ class Orders:
         Raises:
             KlingError: as `KlingSession.submit` says.
         """
+        if fault := word_fault(dedupe):
+            raise InvalidJobError("dedupe", fault)
         if not deadline.left(self.clock.now()):
             msg = "no time was left: nothing was sent"
             raise TransportTimeoutError(msg)
@@ -105,7 +107,8 @@ class Orders:
         except BaseException as end:  # its slots are to be freed by a defect, too
             gone = isinstance(end, asyncio.CancelledError)
             self.buyer.withdraw(order, "its caller or its session went away" if gone else f"kling_async broke: {type(end).__name__}")
-            self.buyer.tell(settled(order, end, self.clock.now() - begun))
+            if not isinstance(end, GeneratorExit):  # what a closed loop has left is collected amid anything, such as an observer
+                self.buyer.tell(settled(order, end, self.clock.now() - begun))
             raise
         self.buyer.tell(settled(order, outcome, self.clock.now() - begun))
         if not order.settled.done():

@@ -114,6 +114,8 @@ class Poller:
         watch.looking(self.clock.now())
         seen, hint = await self.look(watch.ref, watch.snapshot)
         await self._take(watch, seen, hint)
+        if entry := self._entries.get(watch):
+            self._plan(entry)  # it may have held nothing but slots, and be of no use now
         return seen
 
     def look_soon(self, watch: Watch, final: bool) -> None:  # noqa: FBT001  handed down as a function of two arguments

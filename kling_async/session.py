@@ -207,8 +207,8 @@ class KlingSession(Verbs, Saving, Settling):
                 handle of the same task, in every session that shares the journal.
 
         Raises:
-            InvalidJobError: a media file cannot be read any more, `dedupe` was used for another request, or the service
-                cannot reach the `callback_url`.
+            InvalidJobError: a media file cannot be read any more, `dedupe` is no text or was used for another request, or the
+                service cannot reach the `callback_url`.
             ApiError: the service refused; its class says whose move is next.
             TransportError: the gateway could not be reached; nothing was bought.
             TransportTimeoutError: the time is up, or the server asks (`Retry-After`) for a longer pause than is left of it:

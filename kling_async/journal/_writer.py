@@ -48,7 +48,7 @@ class Writer:
     _queue: queue.SimpleQueue[Item | None] = field(factory=queue.SimpleQueue, init=False)
     _thread: _Thread | None = field(default=None, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
-    """Of whoever does works at once: loops of several threads may share what is in memory."""
+    """Of whoever asks: loops of several threads may share a journal."""
     _under_way: list[Item] = field(factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _answered: int = field(default=0, init=False)
@@ -82,36 +82,45 @@ class Writer:
 
     async def aclose(self) -> None:
         """Do what is queued, then let go of the file."""
-        closed, self._closed = self._closed, True
-        if closed or self._pid != os.getpid():  # a fork takes no threads along
+        if self._is_taken_along:
             return
-        if self._thread is None:
-            self.database.close()
-            return
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
-        self._asked += 1
-        self._queue.put(None)
+        with self._lock:  # behind the end of the queue nobody's work would ever be done
+            closed, self._closed = self._closed, True
+            if closed or self._pid is None:
+                return
+            if self._thread is None:
+                self.database.close()
+                return
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
+            self._asked += 1
+            self._queue.put(None)
         await ended.wait()
         self._thread.join()
 
+    @property
+    def _is_taken_along(self) -> bool:
+        """Whether this is a copy in a forked child: without its thread, and with a lock that may be held for ever."""
+        return self._pid not in {None, os.getpid()}
+
     def _submit(self, item: Item) -> None:
-        if self._closed:
-            msg = "the journal is closed"
-            raise JournalError(msg)
-        if self._pid is None:
-            if self.database.lasting:
-                self._thread = self._started()
-            self._pid = os.getpid()
-        elif self._pid != os.getpid():
+        if self._is_taken_along:
             msg = "the journal was opened before this process forked; open it again in the child"
             raise JournalError(msg)
-        if self._thread is None:
-            self._do_now(item)
-        else:
-            self._asked += 1
-            self._queue.put(item)
+        with self._lock:
+            if self._closed:
+                msg = "the journal is closed"
+                raise JournalError(msg)
+            if self._pid is None:
+                if self.database.lasting:
+                    self._thread = self._started()
+                self._pid = os.getpid()
+            if self._thread is None:
+                self._do_now(item)
+            else:
+                self._asked += 1
+                self._queue.put(item)
 
     def _started(self) -> _Thread:
         thread = _Thread(self)
@@ -122,16 +131,15 @@ class Writer:
         return thread
 
     def _do_now(self, item: Item) -> None:
-        with self._lock:
-            self._under_way.append(item)
-            if len(self._under_way) > 1:
-                return  # a work is under way in this very thread: garbage that is collected amid it may be an order, which withdraws
-            try:
-                for each in self._under_way:
-                    self._commit([each])
-                    _settle([each])
-            finally:
-                self._under_way.clear()
+        self._under_way.append(item)
+        if len(self._under_way) > 1:
+            return  # a work is under way in this very thread: garbage that is collected amid it may be an order, which withdraws
+        try:
+            for each in self._under_way:
+                self._commit([each])
+                _settle([each])
+        finally:
+            self._under_way.clear()
 
     def work_off(self) -> None:
         """The life of the thread."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 from collections import Counter
 from contextvars import ContextVar
 
@@ -72,6 +73,27 @@ async def test_the_best_come_first() -> None:
     order = [jobs[number].since for _, number in works.begun]
     assert order == sorted(order)
     assert works.crew.idle
+
+
+@pytest.mark.parametrize("eager", [False, *([True] if sys.version_info >= (3, 12) else [])])
+async def test_errands_that_do_not_wait(*, eager: bool) -> None:
+    """Errands that are done at once, as where nothing may be asked, leave room for others, under eager tasks, too."""
+    loop, done = asyncio.get_running_loop(), list[int]()
+
+    async def work(job: Job) -> None:
+        done.append(job.number)
+
+    if eager and sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        crew = Crew(work, SystemClock())
+        for number in range(2 * READS):
+            crew.add(Job(number))
+        await settle()
+    finally:
+        loop.set_task_factory(None)
+    assert done == [*range(2 * READS)]
+    assert crew.idle
 
 
 @pytest.mark.parametrize("rate", [0.5, 20.0, 1000.0])

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from attrs import evolve
 
 from journals import ROW, child, said
 from kling_async.errors import JournalError
-from kling_async.journal import Journal
+from kling_async.journal import Journal, _writer
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
@@ -253,3 +255,21 @@ async def test_owners(journal: Journal, path: Path) -> None:
     assert not await journal.is_alive(theirs)
     assert not list(path.parent.glob("*-owner-*"))
     assert [await journal.is_alive(odd) for odd in ("", "nobody", "../../etc/passwd")] == [False] * 3
+
+
+async def test_threads_that_begin_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops of several threads may share it from the first word on: one thread comes to write for all of them."""
+    journal, start, begun = Journal(path), _writer._Thread.start, threading.Barrier(2)
+
+    def with_another(thread: _writer._Thread) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait(0.02)
+        start(thread)
+
+    def begin(number: int) -> None:
+        asyncio.run(journal.intend(evolve(ROW, key=f"ka-{number}")))
+
+    monkeypatch.setattr(_writer._Thread, "start", with_another)
+    await asyncio.gather(*(asyncio.to_thread(begin, number) for number in range(2)))
+    assert len(await journal.rows()) == 2
+    await journal.aclose()

@@ -9,15 +9,21 @@ import attrs
 import pytest
 from attrs import evolve
 
+from kling_async._clock import NEVER
+from kling_async._order import Order
 from kling_async._pacing import Polling
 from kling_async.emulator import Emulator
 from kling_async.errors import ContentPolicyError, KlingError, SubmitOutcomeUnknown, TaskFailedError, TransportTimeoutError
 from kling_async.jobs import Text2Video
+from kling_async.journal import State
 from kling_async.models import Status
 from kling_async.observers import Anomaly, Exchange, Record, Settled, StatusChange, Waiting
 from kling_async.session import KlingSession
+from shops import ACCEPTED, JOB, close_journals, shop
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+journals_are_closed = pytest.fixture(close_journals)
 
 T2V = "videos/text2video"
 CANARY = "c4n4ry"
@@ -198,3 +204,17 @@ async def test_waits_are_told_before_they_begin() -> None:
     assert wait.seconds is not None
     assert waiting == refused
     assert accepted - waiting >= wait.seconds - 1e-6
+
+
+@pytest.mark.usefixtures("journals_are_closed")
+async def test_garbage_tells_nobody() -> None:
+    """A creation that a closed loop has left is withdrawn as it is collected; that may be amid an observer, so none is told."""
+    told: list[Record] = []
+    room = shop(ACCEPTED)
+    room.orders.buyer.tell = told.append
+    order = Order(JOB, None, "ka-1", room.orders.admission.ticket(JOB), asyncio.get_running_loop().create_future(), NEVER)
+    owner = room.orders._own(order)
+    owner.send(None)
+    owner.close()
+    assert (await room.orders.buyer.memory.journal.get("ka-1")).state is State.WITHDRAWN
+    assert told == []

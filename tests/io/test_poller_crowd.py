@@ -197,3 +197,14 @@ async def test_tasks_that_hold_slots_are_looked_at_while_somebody_wants_one() ->
     await asyncio.sleep(30)
     assert looked_at() == {f"t{number}" for number in range(20)}
     await room.poller.aclose()
+
+
+async def test_looked_at_by_hand_alone() -> None:
+    """A task that held slots and was seen to end by somebody who never waited for it is kept no longer."""
+    room, freed = Room(), list[bool]()
+    handle = room.handle(PROCESSING, SUCCEEDED)
+    room.poller.hold(handle._watch, lambda: freed.append(True))
+    await handle.refresh()
+    assert (freed, room.idle) == ([], False)
+    await handle.refresh()
+    assert (freed, room.idle) == ([True], True)

@@ -4,10 +4,12 @@ import asyncio
 import itertools
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
 
+from kling_async._clock import NEVER
 from kling_async._order import mint_key
 from kling_async._pacing import Retry
 from kling_async._verdict import Failure
@@ -318,6 +320,15 @@ async def test_orders_do_not_disturb_each_other() -> None:
     assert kinds == [Snapshot, InvalidRequestError, SubmitOutcomeUnknown, asyncio.CancelledError] * 25
     await asyncio.sleep(60)
     assert sum(len(room.orphans) for room in rooms) == 25
+
+
+@pytest.mark.parametrize("word", ["", "\ud800", "order\0 17", 17, b"17", ["17"]], ids=repr)
+async def test_a_word_must_be_one(word: Any) -> None:
+    """A word that is not the same in every journal, or none at all, is refused before anything is recorded or sent."""
+    room = shop(ACCEPTED)
+    with pytest.raises(InvalidJobError, match="dedupe: must be text"):
+        await room.orders.submit(JOB, dedupe=word, deadline=NEVER)
+    assert (room.posts, await room.orders.buyer.memory.journal.rows()) == (0, [])
 
 
 @pytest.mark.parametrize("answer", [refused(400, 1201), FULL, UNSENT, CUT, reply(502), reply(200, b"{")])
