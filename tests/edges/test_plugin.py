@@ -171,7 +171,7 @@ def test_it_brings_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are in the checkout, not in the wheel")
-@pytest.mark.parametrize("tests", ["testing/test_clips.py", "web/test_studio.py"])
+@pytest.mark.parametrize("tests", ["testing/test_clips.py", "web/test_web_studio.py"])
 def test_example(tests: str) -> None:
     """The example's own tests pass."""
     path = EXAMPLES / tests
