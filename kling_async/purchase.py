@@ -39,7 +39,7 @@ from kling_async.hints import Hints
 from kling_async.journal import Creation, State
 from kling_async.models import Snapshot, TaskRef
 from kling_async.observers import Anomaly, Exchange, Record, Waiting
-from kling_async.recovery import Memory
+from kling_async.recovery import Memory, ref_of
 from kling_async.transport import FailedExchange, Transport
 
 __all__ = ["Buyer"]
@@ -139,7 +139,7 @@ class Buyer:
             match row.state:
                 case State.ACCEPTED | State.SUCCEEDED | State.FAILED:
                     ticket = None if row.state.final else order.ticket
-                    return Receipt(ref=self._ref(order, row.task_id or ""), ticket=ticket, how="reused")
+                    return Receipt(ref=ref_of(row), ticket=ticket, how="reused")
                 case State.UNKNOWN:
                     order.sent = True  # by somebody, at some time
                     return await self._reconcile(order, row.note or "unknown", age=self.clock.wall() - row.updated_at)
@@ -245,7 +245,7 @@ class Buyer:
         return judge(seen, key=order.key, profile=self.profile), reply
 
     async def _accepted(self, order: Order, snapshot: Snapshot, *, how: str = "accepted") -> Receipt:
-        receipt = Receipt(ref=self._ref(order, snapshot.task_id, snapshot), snapshot=snapshot, ticket=order.ticket, how=how)
+        receipt = Receipt(ref=self._ref(order, snapshot), snapshot=snapshot, ticket=order.ticket, how=how)
         self.admission.accepted(order.ticket)
         try:
             twin = await self.memory.journal.accept(order.key, snapshot.task_id)
@@ -294,14 +294,14 @@ class Buyer:
         except JournalError as error:
             _log.error("creation %s is %s, and that was not recorded: %s", order.key, state, error)
 
-    def _ref(self, order: Order, task_id: str, snapshot: Snapshot | None = None) -> TaskRef:
+    def _ref(self, order: Order, snapshot: Snapshot) -> TaskRef:
         return TaskRef(
             origin=self.memory.origin,
             action=order.job.route.action,
             action2=order.job.route.action2,
-            task_id=task_id,
+            task_id=snapshot.task_id,
             external_task_id=order.key,
-            created_at=snapshot.created_at if snapshot else None,
+            created_at=snapshot.created_at,
         )
 
 

@@ -42,7 +42,8 @@ async def test_the_same_word_is_the_same_task(emulator: Emulator, path: Place) -
         await asyncio.gather(*handles)
     async with session(emulator, path) as three:
         handles.append(await three.submit(Text2Video(prompt="a fox"), dedupe="order-17"))
-        assert len({handle.ref.external_task_id for handle in handles}) == 1
+        assert len({handle.ref for handle in handles}) == 1
+        assert all(handle.ref.created_at is not None for handle in handles)
         for other in (Text2Video(prompt="a cat"), GenerateImage(prompt="a fox")):
             with pytest.raises(InvalidJobError, match="another request"):
                 await three.submit(other, dedupe="order-17")
