@@ -251,7 +251,8 @@ class _Batch:
         done, left = self._told(), self.total - self._outcomes.total() - self._under_way
         self.desk.board.footer = ", ".join(filter(None, (done, f"{self._under_way} under way", f"{left} to come" if left else "")))
         open_ = self.total - self._outcomes["saved"] - self._outcomes["failed"]
-        self.desk.left = f"{open_} of {self.total} jobs are not done, tasks under way go on" if open_ else ""
+        going = ", tasks under way go on" if open_ > self._outcomes["not bought"] else ""
+        self.desk.left = f"{open_} of {self.total} jobs {'is' if open_ == 1 else 'are'} not done{going}" if open_ else ""
 
     def sum_up(self) -> Exit:
         """Say what became of all; the first that did not end well decides the exit code."""
@@ -259,7 +260,7 @@ class _Batch:
         told = f"{self.total} {'job' if self.total == 1 else 'jobs'}: {self._told() or 'nothing done'}{before}"
         if not self.plan.options.quiet:
             self.desk.board.say(f"{told}; each is in {self.report}")
-        if self._outcomes["failed"] and not self.desk.left:
+        if self._outcomes["failed"]:
             self.desk.board.say("To buy those that failed again, add --retry-failed.")
         return next(iter(self._codes), Exit.OK)
 

@@ -171,6 +171,16 @@ async def test_no_money(quick: Quick, tmp_path: Path) -> None:
     assert (done.err.count("in arrears"), len(reported(tmp_path))) == (1, 1)
 
 
+async def test_refused_and_failed(quick: Quick, tmp_path: Path) -> None:
+    """What is left to do is counted; nothing is said to be under way that is not, and how to buy again what failed is told all the same."""
+    write(tmp_path / "jobs.jsonl", *pictures("a fox", "a hen [block]", "a dog [fail]"))
+    async with Emulator(speed=FAST) as emulator:
+        done = await quick(emulator.url, "batch", "jobs.jsonl")
+    assert "3 jobs: 1 saved, 1 failed, 1 not bought" in done.err
+    assert "1 of 3 jobs is not done; to go on:" in done.err
+    assert "add --retry-failed" in done.err
+
+
 WRONG = {
     '{"job": "text2video", "prompt": "a fox", "duration": 2}': "duration: must be from 3 to 15 seconds",
     '{"job": "text2film", "prompt": "a fox"}': "job: 'text2film' is none",
