@@ -1,6 +1,6 @@
 """The table of what is promised about speed: `nox -s bench`, or `python benchmarks`.
 
-    python benchmarks                the table, in about twelve minutes of a quiet machine
+    python benchmarks                the table, in about twenty-five minutes of a quiet machine
     python benchmarks --quick        its shape, in about one: too short to judge by
     python benchmarks --write        the table, and with it the page in `docs/explanation/performance.md`
     python benchmarks --peers        clients of other services beside the loop, those that are installed; with `--write`, too
