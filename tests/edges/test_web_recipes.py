@@ -20,7 +20,8 @@ from kling_async import KlingSession, Text2Video
 from kling_async.emulator import Emulator
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "web.md"
-RECIPES = dict(re.findall(r"^## ([\w.]+)\n\n```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+RECIPE = r"^## ([\w.]+)\n\n(?:(?!```)[^\n]+\n\n)?```python\n(.*?)^```$"  # at most a line stands before it
+RECIPES = dict(re.findall(RECIPE, PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
 
 
 @asynccontextmanager
