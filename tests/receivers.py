@@ -37,12 +37,12 @@ async def served(server: str = "aiohttp", **options: Any) -> AsyncIterator[Recei
     """A receiver on loopback, below `/hooks`."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         receiver = Receiver(f"http://127.0.0.1:{door.getsockname()[1]}/hooks", **options)
-        async with (_served_by_aiohttp if server == "aiohttp" else _served_by_uvicorn)(receiver, door):
+        async with _by_aiohttp(receiver, door) if server == "aiohttp" else by_uvicorn(receiver.asgi_app(), door):
             yield receiver
 
 
 @asynccontextmanager
-async def _served_by_aiohttp(receiver: Receiver, door: socket.socket) -> AsyncIterator[None]:
+async def _by_aiohttp(receiver: Receiver, door: socket.socket) -> AsyncIterator[None]:
     root = web.Application()
     root.add_subapp("/hooks", receiver.aiohttp_app())
     runner = web.AppRunner(root, access_log=None, shutdown_timeout=0)
@@ -54,10 +54,9 @@ async def _served_by_aiohttp(receiver: Receiver, door: socket.socket) -> AsyncIt
 
 
 @asynccontextmanager
-async def _served_by_uvicorn(receiver: Receiver, door: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(
-        receiver.asgi_app(), log_config=None, access_log=False, lifespan="on", ws="none", http="h11", timeout_graceful_shutdown=1
-    )
+async def by_uvicorn(app: Any, door: socket.socket) -> AsyncIterator[None]:
+    """Any ASGI application, served by uvicorn."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none", http="h11", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[door]))
     while not server.started and not serving.done():  # noqa: ASYNC110  it tells in no other way

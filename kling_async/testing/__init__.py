@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kling_async._lazy import offer as _offer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pytest loads this package in every project that has it installed: the names come when they are asked for
     from kling_async.testing._jumping import JumpingClock
     from kling_async.testing._leaks import no_leaks
     from kling_async.testing._leaving import CancelAt

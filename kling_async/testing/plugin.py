@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pytest loads this module in every project that has it installed, and aiohttp would come with these
     from kling_async.session import KlingSession
     from kling_async.testing._jumping import JumpingClock
     from kling_async.testing._threaded import ThreadedEmulator

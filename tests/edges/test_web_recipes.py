@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
@@ -13,11 +12,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from aiohttp import web
 
 from kling_async import KlingSession, Text2Video
 from kling_async.emulator import Emulator
+from receivers import by_uvicorn
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "web.md"
 RECIPE = r"^## ([\w.]+)\n\n(?:(?!```)[^\n]+\n\n)?```python\n(.*?)^```$"  # at most a line stands before it
@@ -44,19 +43,6 @@ async def by_aiohttp(app: web.Application, door: socket.socket) -> AsyncIterator
     await web.SockSite(runner, door).start()
     yield
     await runner.cleanup()
-
-
-@asynccontextmanager
-async def by_uvicorn(app: Any, door: socket.socket) -> AsyncIterator[None]:
-    """Serve it with uvicorn."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none", http="h11", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[door]))
-    while not server.started and not serving.done():  # noqa: ASYNC110  it tells in no other way
-        await asyncio.sleep(0.1)
-    yield
-    server.should_exit = True
-    await serving
 
 
 async def buy(http: aiohttp.ClientSession, order: str) -> dict[str, str]:
