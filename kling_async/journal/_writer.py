@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 _MOST: Final = 1000
 """Works in one commit."""
+_GATHERING: Final = 0.003
+"""Seconds for which works are waited for that can share a commit, while several come at a time: each commit costs more than a work."""
 
 
 class _Thread(threading.Thread):
@@ -49,6 +52,8 @@ class Writer:
     _thread: _Thread | None = field(default=None, init=False)
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
     """Of whoever asks: loops of several threads may share a journal."""
+    _crowded: bool = field(default=False, init=False)
+    """Whether the last commit held more than one work."""
     _under_way: list[Item] = field(factory=list, init=False)
     _asked: int = field(default=0, init=False)
     _answered: int = field(default=0, init=False)
@@ -170,15 +175,20 @@ class Writer:
             item = self._queue.get(timeout=self.database.beat)
         except queue.Empty:
             return batch, True
+        gathering = self._crowded
         while item is not None:
             batch.append(item)
             if len(batch) == _MOST:
-                return batch, True
+                break
+            if gathering and self._queue.empty():
+                gathering = False
+                time.sleep(_GATHERING)
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return batch, True
-        return batch, False
+                break
+        self._crowded = len(batch) > 1
+        return batch, item is not None
 
 
 def _deliver(batch: list[Item]) -> None:
