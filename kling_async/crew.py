@@ -115,6 +115,9 @@ class Crew(Generic[E]):
                     if self._queue or self._new:
                         self._hire()
                 await self.work(errand)
+                if self._queue or self._new:
+                    # Where replies come by the dozen others have their turn before as many looks begin.
+                    await asyncio.sleep(0)
         finally:
             # Here and not when the task is done, which is a turn of the loop later: what comes meanwhile needs a new worker.
             self._workers -= {asyncio.current_task()}

@@ -1,4 +1,4 @@
-"""The session's one poller: a heap of due times, bounded reads in flight, a future per waiter.
+"""The session's one poller: an agenda of due times, bounded reads in flight, a future per waiter.
 
 No task per handle, no timer per handle. A task is looked at while somebody waits for it, or while it
 holds a slot that somebody else wants.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import heapq
-import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -17,10 +15,11 @@ from typing import Final
 
 from attrs import define, field
 
-from kling_async._clock import Clock, Timer
+from kling_async._clock import Clock
 from kling_async._fault import KlingError
 from kling_async._ration import Ration
 from kling_async._watch import Seen, Watch
+from kling_async.agenda import Agenda
 from kling_async.crew import READS, Crew
 from kling_async.errors import NotFoundError
 from kling_async.lists import Lists, shown
@@ -66,19 +65,20 @@ class Poller:
     max_rate: float | None = None
     """Reads a second."""
     _entries: dict[Watch, Entry] = field(factory=dict, init=False)
-    _heap: list[tuple[float, int, Entry]] = field(factory=list, init=False)
-    _order: itertools.count[int] = field(factory=itertools.count, init=False)
-    _timer: Timer | None = field(default=None, init=False)
-    _timer_at: float = field(default=math.inf, init=False)
+    _agenda: Agenda[Entry] = field(init=False)
+    """When each is to be looked at, or the time is up for somebody."""
+    _begun: int = field(default=0, init=False)
+    """Looks at tasks that came due together."""
     _crew: Crew[Entry | Round] = field(init=False)
     _gathered: dict[str, list[Entry]] = field(factory=dict, init=False)
     """By route, in the order in which they came due."""
     _closed: bool = field(default=False, init=False)
     _slots_looked_after: bool = field(default=False, init=False)
-    """Whether every task that holds a slot has its place in the heap."""
+    """Whether every task that holds a slot has its place in the agenda."""
     _ration: Ration = field(factory=Ration, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._agenda = Agenda(self.clock, self._serve)
         self._crew = Crew[Entry | Round](self._work, self.clock, self.max_rate)
 
     async def wait(self, watch: Watch, until: float, *, any_change: bool = False) -> None:
@@ -125,9 +125,9 @@ class Poller:
         """
         entry = self._entries.get(watch)
         if final or (entry is not None and any(waiter.any_change for waiter in entry.waiters)):
-            watch.hurry(self.clock.now(), final=final)
+            watch.hurry(now := self.clock.now(), final=final)
             if entry is not None:
-                self._plan(entry)
+                self._attend(entry, now)
 
     def hold(self, watch: Watch, release: Callable[[], object]) -> None:
         """The task holds slots: `release` is called once it is final, whoever has looked."""
@@ -156,43 +156,19 @@ class Poller:
     async def aclose(self) -> None:
         """Stop looking, and tell whoever waits."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._agenda.close()
         for entry in self._entries.values():
             entry.wake(closed(entry.watch.ref))
         self._entries.clear()
-        self._heap.clear()
         self._gathered.clear()
         await self._crew.aclose()
 
-    def _schedule(self, entry: Entry, when: float) -> None:
-        if when >= entry.due:
-            return
-        entry.due = when
-        heapq.heappush(self._heap, (when, next(self._order), entry))
-        if len(self._heap) > 2 * len(self._entries) + READS:
-            # What was put off, called off or brought forward leaves its place behind.
-            self._heap = [place for place in self._heap if place[0] == place[2].due]
-            heapq.heapify(self._heap)
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._heap and not self._closed and self._heap[0][0] < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._heap[0][0]
-            self._timer = self.clock.call_at(self._timer_at, self._tick)
-
-    def _tick(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        now, begun = self.clock.now(), 0
-        while self._heap and self._heap[0][0] <= now:
-            when, _, entry = heapq.heappop(self._heap)
-            if when == entry.due:
-                entry.due = math.inf
-                entry.expire(now)
-                begun += self._attend(entry, now, spread=begun >= _AT_ONCE)
-        self._arm()
+    def _serve(self, due: list[Entry], now: float, over: bool) -> None:  # noqa: FBT001  as the agenda tells
+        for entry in due:
+            entry.expire(now)
+            self._begun += self._attend(entry, now, spread=self._begun >= _AT_ONCE)
+        if over:
+            self._begun = 0
 
     def _attend(self, entry: Entry, now: float, *, spread: bool = False) -> bool:
         """Have a task looked at that is due; whether that takes a read of its own."""
@@ -232,15 +208,14 @@ class Poller:
 
     def _plan(self, entry: Entry) -> None:
         if entry.reading:
-            self._schedule(entry, entry.until)
+            self._agenda.put(entry, entry.until)
         elif self._is_wanted(entry):
             when = entry.watch.next_look
             if len(self._entries) > _BEAT and math.isfinite(when) and not entry.watch.hurried:
                 when = math.ceil(when * _BEAT) / _BEAT
-            self._schedule(entry, min(when, entry.until))
+            self._agenda.put(entry, min(when, entry.until))
         else:
-            # Without a due time its place in the heap is void: the next wait makes one of its own.
-            entry.due = math.inf
+            self._agenda.strike(entry)
             if entry.release is None:
                 self._entries.pop(entry.watch, None)
 

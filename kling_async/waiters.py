@@ -1,4 +1,4 @@
-"""Who waits for which task, and what is to be looked at: the places in the poller's heap, and the errands of its crew."""
+"""Who waits for which task, and what is to be looked at: the places in the poller's agenda, and the errands of its crew."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Waiter:
 
 @define(eq=False, weakref_slot=False)
 class Entry:
-    """A watch that is waited for or holds slots, and a place in the heap for the next look, or for whose time is up before."""
+    """A watch that is waited for or holds slots, and a place in the agenda for the next look, or for whose time is up before."""
 
     watch: Watch
     waiters: list[Waiter] = field(factory=list)
@@ -43,7 +43,7 @@ class Entry:
     until: float = math.inf
     """When time is up for the first of them; or for one who has left."""
     due: float = math.inf
-    """Its place in the heap that counts; infinity for none."""
+    """Its place in the agenda; infinity for none."""
     reading: bool = False
     release: Callable[[], object] | None = None
     """To be called when the task is final: it holds slots until then."""

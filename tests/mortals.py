@@ -135,13 +135,12 @@ class Process:
         if owner._descriptor >= 0:
             os.close(owner._descriptor)
         kling._binding.closed = kling._poller._closed = True
+        kling._poller._agenda.close()
         kling._admission.close()
         tasks = {*kling._orders._owners.values(), *kling._poller._crew._workers, *(call.task for call in self.calls)}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if kling._poller._timer is not None:
-            kling._poller._timer.cancel()
         await kling._transport.aclose()
         if writer._thread is not None:
             writer._thread.join()

@@ -15,6 +15,7 @@ from kling_async._durations import Durations, Forecast, kind_asked
 from kling_async._pacing import Pace, Polling
 from kling_async._patience import Patience
 from kling_async._watch import Watch
+from kling_async.agenda import Agenda
 from kling_async.crew import READS, Crew
 from kling_async.models import Snapshot, Status, TaskRef
 from kling_async.poller import Poller
@@ -26,6 +27,24 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left")
 def now() -> float:
     """Seconds of the loop."""
     return asyncio.get_running_loop().time()
+
+
+class Turns:
+    """Counts the turns of the loop."""
+
+    def __init__(self) -> None:
+        self.count, self.going = 0, True
+        self.tick()
+
+    def tick(self) -> None:
+        """Another one."""
+        self.count += 1
+        if self.going:
+            asyncio.get_running_loop().call_soon(self.tick)
+
+    def end(self) -> None:
+        """No more."""
+        self.going = False
 
 
 @define(eq=False)
@@ -198,6 +217,49 @@ async def test_ten_thousand_at_once() -> None:
     assert 64 <= at_once <= 256 + 64
     await room.poller.aclose()
     await asyncio.gather(*waits, return_exceptions=True)
+
+
+@define(eq=False)
+class Place:
+    """Something with a place."""
+
+    due: float = math.inf
+
+
+async def test_turns_are_short() -> None:
+    """Of very many that are due together some are served in each turn of the loop."""
+    served, turns = list[tuple[int, int, bool]](), Turns()
+    agenda = Agenda[Place](SystemClock(), lambda due, _, over: served.append((len(due), turns.count, over)))
+    places = [Place() for _ in range(200)]
+    for place in places:
+        agenda.put(place, now())
+    agenda.strike(places[0])
+    await settle()
+    turns.end()
+    assert [(many, over) for many, _, over in served] == [(64, False), (64, False), (64, False), (7, True)]
+    assert len({turn for _, turn, _ in served}) == 4
+    assert {place.due for place in places} == {math.inf}
+    agenda.put(places[0], now())
+    agenda.close()
+    await settle()
+    assert len(served) == 4
+
+
+@pytest.mark.parametrize("many", [READS + 1, 5 * READS])
+async def test_reads_do_not_begin_in_the_turn_in_which_others_end(many: int) -> None:
+    """Where replies come by the dozen, others have a turn before as many reads begin."""
+    begun, turns = Counter[int](), Turns()
+
+    async def work(_job: Job) -> None:
+        begun[turns.count] += 1
+
+    crew = Crew(work, SystemClock())
+    for number in range(many):
+        crew.add(Job(number))
+    await settle()
+    turns.end()
+    assert sum(begun.values()) == many
+    assert max(begun.values()) <= READS
 
 
 async def test_looks_share_their_beat() -> None:

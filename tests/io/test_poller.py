@@ -274,7 +274,7 @@ async def test_waiting_long_leaves_no_litter() -> None:
     handle = room.handle(*[PROCESSING] * 500, SUCCEEDED)
     assert await handle.wait(timeout=7 * 86400) == (VIDEO,)
     assert len(room.gateway.looks) == 501
-    assert len(room.poller._heap) < 100
+    assert len(room.poller._agenda._heap) < 100
 
 
 async def test_finished_tasks_are_forgotten() -> None:

@@ -42,7 +42,7 @@ async def test_waiters_cost_nothing_while_they_wait() -> None:
     await asyncio.sleep(100)
     entry, looks = room.poller._entries[handle._watch], len(room.gateway.looks)
     assert len(entry.waiters) == 1000
-    assert len(room.poller._heap) <= 64
+    assert len(room.poller._agenda._heap) <= 64
     for waiter in waiters[:-1]:
         waiter.cancel()
     await settle()
@@ -54,7 +54,7 @@ async def test_waiters_cost_nothing_while_they_wait() -> None:
     ends = await asyncio.gather(*late, return_exceptions=True)
     assert {type(end) for end in ends} == {TaskTimeoutError}
     assert now() - begun == pytest.approx(15.1 + 20.199)
-    assert len(room.poller._heap) <= 64 + 2
+    assert len(room.poller._agenda._heap) <= 64 + 2
     assert await waiters[-1] == (VIDEO,)
     assert len(room.gateway.looks) == 51
     assert room.idle
@@ -70,7 +70,7 @@ async def test_coming_and_going() -> None:
         await asyncio.sleep(0.5)
         waiter.cancel()
         await asyncio.wait([waiter])
-        assert len(room.poller._heap) < 100
+        assert len(room.poller._agenda._heap) < 100
     assert len(room.gateway.looks) == 41
     assert now() - begun >= 30 * 15
     assert room.idle
