@@ -1,4 +1,9 @@
-"""What a handle costs, awaited or not, and what twenty thousand that wait do while nothing is due: `python benchmarks/handles.py`."""
+"""What a handle costs, and how late ten thousand that wait make everybody else: `python benchmarks/handles.py [--quick]`.
+
+Lag is by how much a task that sleeps a millisecond at a time woke up late. It is taken from when ten thousand waits for tasks have begun,
+of which many end meanwhile, and which are looked at as often as the session thinks fit; the server is on the other core. Python's own
+collector of garbage goes through all objects of the process now and then: that is the longest lag, and the note has it.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,20 @@ import gc
 import json
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from kit import Figure, Numbers, cpu, fresh, main
+import ours
+import server
+from kit import Figure, Numbers, cpu, fresh, main, started
 from kling_async import KlingSession, Polling, TaskHandle, TaskRef
 from kling_async._wire import Reply, Request
 
 MANY: Final = 20_000
 URL: Final = "http://127.0.0.1:1"
+CROWD: Final = 10_000
+LASTS: Final = 30.0
+"""Seconds: the median of what the tasks of the crowd take, and how long it is watched."""
 HOUR: Final = Polling(first=3600.0, interval=3600.0, max_interval=3600.0, timeout=86400.0)
 RUNNING: Final = {"task_status": "processing", "task_status_msg": "", "created_at": 1774805076166, "updated_at": 1774805076166}
 
@@ -86,6 +96,44 @@ def memory(count: str = str(MANY)) -> Numbers:
     return asyncio.run(run())
 
 
+def crowd(url: str, count: str, lasts: str) -> Numbers:
+    """How late the loop is, in ms, and how much of the core is in use, while so many tasks are waited for."""
+
+    async def run() -> Numbers:
+        ask, waits = asyncio.to_thread, list[asyncio.Future[Any]]()
+        await ask(server.steer, url, "begin", median=float(lasts))
+        made = await ask(server.steer, url, "make", count=int(count))
+        async with ours.session(url, Polling()) as kling:
+            refs = [TaskRef(origin=url, action="videos", action2="text2video", task_id=task_id) for task_id in made]
+            await kling.attach(refs[0]).refresh()
+            for ref in refs:
+                waits.append(asyncio.ensure_future(kling.attach(ref).wait()))
+                await asyncio.sleep(0)
+            gc.collect()
+            before = cpu()
+            lags = sorted(await lateness(float(lasts)))
+            used, told = cpu() - before, await ask(server.steer, url, "told")
+            done = sum(wait.done() for wait in waits)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+        found = {"p99": lags[len(lags) * 99 // 100], "p50": lags[len(lags) // 2], "most": lags[-1]}
+        return {**found, "done": done, "reads": told["reads"] / float(lasts), "cpu": used / float(lasts) * 100}
+
+    return asyncio.run(run())
+
+
+async def lateness(seconds: float) -> list[float]:
+    """By how many ms each sleep of a millisecond ended late, for so many seconds."""
+    loop, late = asyncio.get_running_loop(), list[float]()
+    begun = now = loop.time()
+    while now < begun + seconds:
+        await asyncio.sleep(0.001)
+        late.append((loop.time() - now - 0.001) * 1000)
+        now = loop.time()
+    return late
+
+
 async def wait_bare() -> None:
     """A caller's coroutine that awaits, by way of one more, something that has a future."""
 
@@ -102,9 +150,15 @@ def rows(quick: bool) -> Iterator[Figure]:  # noqa: FBT001  as `kit.main` calls 
     yield Figure(name="memory per handle, awaited", goal="≤ 0.8 KB", limit=800, value=found["waiting"], unit="B", digits=0, note=note)
     yield Figure(name="memory per handle, not awaited", goal="≤ 0.5 KB", limit=512, value=found["idle"], unit="B", digits=0)
     yield Figure(name=f"{MANY:,} waits, nothing due: CPU", goal="≤ 0.1 %", limit=0.1, value=found["quiet"], unit="%", digits=3)
+    many, lasts = (1000, 3.0) if quick else (CROWD, LASTS)
+    with started(server.PATH) as url:
+        late, idle = fresh(__file__, "crowd", url, many, lasts), fresh(__file__, "crowd", url, 1, lasts)
+    note = f"median {late['p50']:.1f}, longest {late['most']:.1f}; {late['reads']:.0f} looks a second, {late['cpu']:.0f} % of a core"
+    note += f", {late['done']:.0f} ended; of a loop that waits for one task {idle['p99']:.1f}, longest {idle['most']:.1f}"
+    yield Figure(name=f"{many:,} waits: loop lag, p99", goal="< 20 ms", limit=20, value=late["p99"], unit="ms", digits=1, note=note)
 
 
-CASES = {"memory": memory}
+CASES: Final[dict[str, Callable[..., Numbers]]] = {"memory": memory, "crowd": crowd}
 
 if __name__ == "__main__":
     main(rows, CASES)
