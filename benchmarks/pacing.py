@@ -92,7 +92,7 @@ class Policy:
 
 
 POLICIES: Final = (
-    Policy("learnt from 400", TASKS),
+    Policy(f"learnt from {TASKS}", TASKS),
     Policy("learnt from 20", 20),
     Policy("learnt from 5", 5),
     Policy("starting value right", 0),

@@ -127,8 +127,8 @@ _GAPS: Final = (3.0, 12.0)
 """The shortest and the longest even gap. Gateways refresh what they know every 15 s: looking more often shows little."""
 _LONGEST: Final = 3.0
 """The longest gap, in even gaps."""
-_EARLY: Final = 1.5
-"""Deviations below the middle at which the first look is: one task in fifteen is done by then. Too late costs far more than too soon."""
+_EARLY: Final = (0.0, 1.5)
+"""Deviations below the middle at which the first look is, at the least and at the most: see `_before_the_middle`."""
 _LATE: Final = 2.3
 """Deviations above it from which gaps grow: one in a hundred is not done."""
 _DOUBT: Final = 2.0
@@ -183,8 +183,7 @@ def pace_for(polling: Polling, kind: Kind, forecast: Forecast, *, called: bool =
     if called:
         first, interval, longest = _called(kind.levels[0])
     else:
-        first = forecast.early(_EARLY + doubt)
-        interval = min(_GAPS[1], max(_GAPS[0], forecast.quantile(0.5) * _SHARE))
+        first, interval = 0.0, min(_GAPS[1], max(_GAPS[0], forecast.quantile(0.5) * _SHARE))
         longest = interval * _LONGEST
     longest = longest if polling.max_interval is None else polling.max_interval
     interval = min(interval, longest) if polling.interval is None else polling.interval
@@ -192,6 +191,7 @@ def pace_for(polling: Polling, kind: Kind, forecast: Forecast, *, called: bool =
     if polling.first is not None:
         first = polling.first
     elif not called:
+        first = forecast.early(_before_the_middle(interval, forecast, doubt))
         early = _early(first, interval, forecast)
         if bound is not None and bound + interval < first:
             early = sorted([*early, bound + interval])
@@ -205,6 +205,18 @@ def pace_for(polling: Polling, kind: Kind, forecast: Forecast, *, called: bool =
         queued=max(interval, first * _QUEUED) if free else None,
         forecast=forecast,
     )
+
+
+def _before_the_middle(interval: float, forecast: Forecast, doubt: float) -> float:
+    """Deviations below the middle at which the first look is worth its while, where looks are so far apart after it.
+
+    Of lognormal durations, fewest looks at the same mean lag are those that begin at two deviations for gaps of a tenth of one, at
+    one for gaps of a third, and in the middle for gaps as wide as one: whoever looks so seldom can as well wait for half of the tasks.
+    """
+    latest, earliest = _EARLY
+    deviation = (forecast.late(1.0) - forecast.early(1.0)) / 2
+    best = max(latest, min(earliest, 0.1 - 0.85 * math.log(interval / deviation)))
+    return best + (earliest - best) * doubt / _DOUBT + doubt
 
 
 def _early(first: float, interval: float, forecast: Forecast) -> list[float]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import pairwise
 from typing import Any
 
@@ -60,6 +61,26 @@ def test_even_once_most_end() -> None:
     assert gaps[: even - 1] == pytest.approx([12.0] * (even - 1))
     assert gaps == pytest.approx(sorted(gaps))
     assert gaps[-1] == pytest.approx(36.0)
+
+
+def mean(pace: Pace, durations: list[float]) -> tuple[float, float]:
+    """Looks and lag per task, of tasks that take that long."""
+    ages = looks(pace, 2 * max(durations))
+    seen = [next((number, age) for number, age in enumerate(ages, 1) if age >= took) for took in durations]
+    return sum(number for number, _ in seen) / len(seen), sum(age - took for (_, age), took in zip(seen, durations, strict=True)) / len(
+        seen
+    )
+
+
+@pytest.mark.parametrize(("gap", "most"), [(3.0, 0.58), (12.0, 0.56), (24.0, 0.56), (36.0, 0.6)])
+def test_few_looks_for_the_same_lag(gap: float, most: float) -> None:
+    """Whatever the gap, there are fewer looks than at a fixed interval of the same mean lag; wide gaps begin late, narrow ones early."""
+    dice = random.Random(1)
+    many = [120.0 * math.exp(dice.gauss(0.0, 0.3)) for _ in range(2000)]
+    pace = Paces(Polling(interval=gap, max_interval=3 * gap), taught(*many[:100])).of(CLIPS)
+    reads, lag = mean(pace, many)
+    fixed, _ = mean(Pace(first=2 * lag, interval=2 * lag, max_interval=2 * lag), many)
+    assert reads <= most * fixed
 
 
 @pytest.mark.parametrize(("wrong", "latest"), [(2.0, 0.3), (0.5, 0.06)])
