@@ -21,10 +21,10 @@ from urllib.request import Request, urlopen
 from attrs import define, field
 
 PATH: Final = __file__
-ENVELOPE: Final = b'{"code":0,"message":"SUCCEED","request_id":"6fbe42ee-6d8c-4a2a-9a1c-6f3b9d6b1b1a","data":%b}'
+ENVELOPE: Final = b'{"code":0,"message":"SUCCEED","request_id":"6fbe42ee-6d8c-4a2a-9a1c-%012d","data":%b}'
 TASK: Final = (
     b'{"task_id":"%b","task_status":"%b","task_status_msg":"","task_info":{"external_task_id":"%b"},"task_result":{%b},'
-    b'"created_at":1774805076166,"updated_at":1774805076166}'
+    b'"created_at":%d,"updated_at":%d}'
 )
 RESULT: Final = b'"videos":[{"id":"%b","url":"https://cdn.example/%b.mp4?sign=0123456789abcdef0123456789abcdef","duration":"5.041"}]'
 REPLY: Final = (
@@ -39,14 +39,26 @@ class Task:
     """What was bought."""
 
     id: bytes
-    end: float
+    takes: float
     key: bytes = b""
+    begun: float = field(factory=time.monotonic)
+    made: int = field(factory=lambda: int(time.time() * 1000))
+    """In Unix milliseconds, in which it tells when it was made and when it changed last, as the service does."""
+
+    @property
+    def end(self) -> float:
+        """When it is done, by `time.monotonic`."""
+        return self.begun + self.takes
+
+    def running(self, word: bytes) -> bytes:
+        """The task as JSON, before its end."""
+        return TASK % (self.id, word, self.key, b"", self.made, self.made)
 
     def told(self) -> bytes:
         """The task as JSON, at this moment."""
         if time.monotonic() < self.end:
-            return TASK % (self.id, b"processing", self.key, b"")
-        return TASK % (self.id, b"succeed", self.key, RESULT % (self.id, self.id))
+            return self.running(b"processing")
+        return TASK % (self.id, b"succeed", self.key, RESULT % (self.id, self.id), self.made, self.made + int(self.takes * 1000))
 
 
 @define
@@ -60,6 +72,7 @@ class Studio:
     dice: random.Random = field(factory=lambda: random.Random(0))  # noqa: S311  the same figures every time
     made: int = 0
     """Since the server began: no id comes twice."""
+    replies: int = 0
     creations: int = 0
     reads: int = 0
     lists: int = 0
@@ -81,7 +94,7 @@ class Studio:
         """A task that runs from now on."""
         takes = math.exp(self.dice.gauss(math.log(self.median), self.sigma)) if self.median else 0.0
         self.made += 1
-        task = Task(b"8672%014d" % self.made, time.monotonic() + takes, key)
+        task = Task(b"8672%014d" % self.made, takes, key)
         self.tasks[task.id] = task
         self.order.append(task)
         return task
@@ -93,12 +106,12 @@ class Studio:
         task = self.make(job.get("external_task_id", "").encode())
         if (url := job.get("callback_url")) is not None:
             asyncio.get_running_loop().call_at(task.end, self.outbox.put_nowait, (url, task))
-        return ENVELOPE % (TASK % (task.id, b"submitted", task.key, b""))
+        return self.reply(task.running(b"submitted"))
 
     def read(self, name: bytes) -> bytes:
         """One task."""
         self.reads += 1
-        return ENVELOPE % self.tasks[name].told()
+        return self.reply(self.tasks[name].told())
 
     def page(self, query: bytes) -> bytes:
         """Many, the newest first."""
@@ -106,7 +119,12 @@ class Studio:
         asked = dict(parse_qsl(query.decode()))
         size, number = int(asked.get("pageSize", 30)), int(asked.get("pageNum", 1))
         last = max(len(self.order) - size * (number - 1), 0)
-        return ENVELOPE % (b"[%b]" % b",".join(task.told() for task in reversed(self.order[max(last - size, 0) : last])))
+        return self.reply(b"[%b]" % b",".join(task.told() for task in reversed(self.order[max(last - size, 0) : last])))
+
+    def reply(self, data: bytes) -> bytes:
+        """In its envelope: each reply has a number of its own."""
+        self.replies += 1
+        return ENVELOPE % (self.replies, data)
 
     def told(self) -> dict[str, Any]:
         """The counts, and the ends of all tasks."""
