@@ -93,7 +93,7 @@ def at_best(url: str, tasks: str, median: str, interval: str) -> Numbers:
 
     async def run() -> Numbers:
         # As `_before_the_middle` of `_pacing` has it, told the truth about the durations.
-        early = max(0.0, min(2.0, 0.1 - 0.85 * math.log(float(interval) / (SIGMA * float(median)))))
+        early = max(0.0, min(1.5, 0.1 - 0.85 * math.log(float(interval) / (SIGMA * float(median)))))
         first = float(median) * math.exp(-early * SIGMA)
         async with session(url) as http, session(url, fresh=True) as paid:
             return await measured(url, int(tasks), float(median), lambda: generate(http, float(interval), first=first, paid=paid))

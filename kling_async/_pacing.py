@@ -210,8 +210,8 @@ def pace_for(polling: Polling, kind: Kind, forecast: Forecast, *, called: bool =
 def _before_the_middle(interval: float, forecast: Forecast, doubt: float) -> float:
     """Deviations below the middle at which the first look is worth its while, where looks are so far apart after it.
 
-    Of lognormal durations, fewest looks at the same mean lag are those that begin at two deviations for gaps of a tenth of one, at
-    one for gaps of a third, and in the middle for gaps as wide as one: whoever looks so seldom can as well wait for half of the tasks.
+    Of lognormal durations, fewest looks at the same mean lag are those that begin at one and a half deviations for gaps of a fifth of one,
+    at one for gaps of a third, and in the middle for gaps as wide as one: whoever looks so seldom can as well wait for half of the tasks.
     """
     latest, earliest = _EARLY
     deviation = (forecast.late(1.0) - forecast.early(1.0)) / 2
