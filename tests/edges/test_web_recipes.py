@@ -31,7 +31,8 @@ async def served(name: str) -> AsyncIterator[aiohttp.ClientSession]:
     with socket.create_server(("127.0.0.1", 0)) as door:
         async with (by_aiohttp if name == "aiohttp.web" else by_uvicorn)(made["app"], door):
             patient = aiohttp.ClientTimeout()  # events come for as long as it takes
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{door.getsockname()[1]}", timeout=patient) as http:
+            fresh = aiohttp.TCPConnector(force_close=True)  # one that is kept may be closed just when it is used again
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{door.getsockname()[1]}", timeout=patient, connector=fresh) as http:
                 yield http
 
 
