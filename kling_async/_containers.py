@@ -180,7 +180,7 @@ class Inspector:
         """Of what has been fed so far, as hex."""
         return str(self._digest.hexdigest())
 
-    def feed(self, data: bytes | bytearray) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
         self._digest.update(data)
         self.size += len(data)

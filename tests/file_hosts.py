@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from aiohttp import web
 from attrs import define, field
 
 from kling_async._clock import SystemClock
 from kling_async.files import Files
-from kling_async.hosts import Hosts
+from kling_async.hosts import LARGE, Hosts
 from kling_async.models import TaskRef, Video
 from kling_async.observers import Record
 
@@ -23,6 +26,8 @@ MP4 = b"\0\0\0\x18ftypisom" + bytes(300_000)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(1000)
 REF = TaskRef(origin="https://gateway.example", action="videos", action2="text2video", task_id="8800")
 CANARY = "sig-c4n4ry"
+WAYS = [pytest.param(LARGE, id="parsed"), pytest.param(1, id="past the parser")]
+"""From how many bytes on a body is received past the parser: both ways take the same files."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -114,17 +119,26 @@ class ByteHost:
         return Video(id="900", url=f"{self.url}/v?sign={CANARY}")
 
 
-async def byte_host() -> AsyncIterator[ByteHost]:
-    """A host of bytes, and a saver that may talk to it."""
+@asynccontextmanager
+async def bytes_from(*, large: int = LARGE, tls: ssl.SSLContext | None = None) -> AsyncGenerator[ByteHost]:
+    """A host of bytes, and a saver that may talk to it; with `tls` one that trusts whom the environment does."""
     records: list[Record] = []
-    hosts = Hosts(public_only=False)
+    hosts = Hosts(trust_env=tls is not None, public_only=False, large=large)
     made = ByteHost(Files(hosts, SystemClock(), records.append), records)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    yield made
-    await hosts.aclose()
-    server.close()
-    await asyncio.sleep(0)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
+    made.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield made
+    finally:
+        await hosts.aclose()
+        server.close()
+        await asyncio.sleep(0)
+
+
+async def byte_host(request: pytest.FixtureRequest) -> AsyncIterator[ByteHost]:
+    """As `bytes_from`, for fixtures: with one of the `WAYS` or, without parameters, the usual one."""
+    async with bytes_from(large=getattr(request, "param", LARGE)) as made:
+        yield made
 
 
 def reply(status: int, *headers: str, body: bytes = b"") -> bytes:
@@ -144,10 +158,10 @@ def rest(data: bytes, start: int, *headers: str, end: int | None = None) -> byte
     return reply(206, span, f"Content-Length: {end - start}", *headers, body=data[start:end])
 
 
-async def file_host() -> AsyncIterator[FileHost]:
-    """A file host, and a saver that may talk to it."""
+async def file_host(request: pytest.FixtureRequest) -> AsyncIterator[FileHost]:
+    """A file host, and a saver that may talk to it; with parameters, as `byte_host`."""
     records: list[Record] = []
-    hosts = Hosts(public_only=False)
+    hosts = Hosts(public_only=False, large=getattr(request, "param", LARGE))
     made = FileHost(Files(hosts, SystemClock(), records.append), records)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.handle)

@@ -11,8 +11,7 @@ import secrets
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -33,10 +32,8 @@ __all__ = ["EXTENSIONS", "Part"]
 T = TypeVar("T")
 
 EXTENSIONS: Final = (".mp4", ".mov", ".png", ".jpg", ".webp", ".gif", ".bmp", ".heif", ".mp3", ".wav", ".m4a", ".aac", ".flac", ".bin")
-_BATCH: Final = 1024 * 1024
-"""Bytes gathered before a thread writes them: fewer hops than pieces, and memory stays flat."""
-_PIECES: Final = 256
-"""Pieces gathered at most: a host that sends few bytes at a time must not cost more memory than another."""
+_BATCH: Final = 2 * 1024 * 1024
+"""Bytes gathered before a thread writes them: fewer hops than pieces. Two buffers take turns, so memory stays flat."""
 _AHEAD: Final = 8 * 1024 * 1024
 """Bytes until the disk is told to begin with them."""
 _SIDECAR: Final = 1
@@ -64,7 +61,7 @@ def _seen(file: BinaryIO) -> Inspector:
 
 @define(eq=False)
 class Part:
-    """One file on its way to the disk. What comes is written in batches by a thread, while another one looks at it."""
+    """One file on its way to the disk. What comes into its room is written in batches by a thread, while another one looks at it."""
 
     stem: Path
     url: str = field(repr=False)
@@ -77,15 +74,17 @@ class Part:
     _hand: Hand = field(factory=Hand, init=False)
     _eye: Hand = field(factory=Hand, init=False)
     """Hashing takes longer than writing, and neither needs the interpreter: two threads are done when the slower one is."""
-    _pieces: list[bytes] = field(factory=list, init=False, repr=False)
+    _buffer: bytearray = field(factory=bytearray, init=False, repr=False)
+    """Where the next batch gathers; made when it is needed."""
+    _spare: bytearray = field(factory=bytearray, init=False, repr=False)
+    """That of the last batch."""
     _gathered: int = field(default=0, init=False)
-    """Bytes of the pieces."""
     _under_way: tuple[asyncio.Future[None], ...] = field(default=(), init=False)
     """The last batch: its writing, and the look at it."""
     _left: asyncio.Future[None] | None = field(default=None, init=False)
     # What follows belongs to the hand.
     _file: BinaryIO | None = field(default=None, init=False)
-    _unwritten: deque[bytes] = field(factory=deque, init=False, repr=False)
+    _unwritten: deque[memoryview] = field(factory=deque, init=False, repr=False)
     """What a write that failed has left."""
     _written: int = field(default=0, init=False)
     _begun: int = field(default=0, init=False)
@@ -117,19 +116,23 @@ class Part:
         """Go on with what a try before this one left, clearing away what cannot be gone on with."""
         return await self._heard(self._hand.tell(self._adopt))
 
-    async def write(self, piece: bytes) -> bool:
-        """Take the next bytes; whether they went on their way to the disk now. More may come meanwhile, but not twice as much."""
-        self._pieces.append(piece)
-        self.size += len(piece)
-        self._gathered += len(piece)
-        if self._gathered < _BATCH and len(self._pieces) < _PIECES:
-            return False
-        await self._meanwhile(lambda: None)
-        return True
+    @property
+    def room(self) -> memoryview:
+        """Where the next bytes are to be put; there is always some."""
+        self._buffer = self._buffer or bytearray(_BATCH)
+        return memoryview(self._buffer)[self._gathered :]
 
-    async def restart(self) -> None:
-        """Forget all that came."""
-        self._pieces, self._gathered, self.size = [], 0, 0
+    async def took(self, size: int) -> None:
+        """Take what was put into the room. More may come while it goes to the disk, but not twice as much as there is room for."""
+        self.size += size
+        self._gathered += size
+        if self._gathered == _BATCH:
+            await self._meanwhile(lambda: None)
+
+    async def restart(self, size: int) -> None:
+        """Forget all that came before the bytes that are in the room."""
+        self._buffer[:size] = self._buffer[self._gathered : self._gathered + size]
+        self._gathered = self.size = 0
         for work in (self._eye.tell(self._forget), self._hand.tell(self._truncate)):
             await self._heard(work)
 
@@ -160,10 +163,10 @@ class Part:
         return self._left
 
     async def _meanwhile(self, then: Callable[[], None]) -> None:
-        pieces, self._pieces, self._gathered = self._pieces, [], 0
-        before = self._under_way
-        self._under_way = (self._hand.tell(partial(self._take, pieces, then)), self._eye.tell(partial(self._look, pieces)))
-        for work in before:
+        buffer, batch, before = self._buffer, memoryview(self._buffer)[: self._gathered], self._under_way
+        self._under_way = (self._hand.tell(lambda: self._take(batch, then)), self._eye.tell(lambda: self.inspector.feed(batch)))
+        self._buffer, self._spare, self._gathered = self._spare, buffer, 0
+        for work in before:  # only after that the spare one is free
             await self._heard(work)
 
     async def _all(self) -> None:
@@ -179,17 +182,16 @@ class Part:
             msg = f"cannot write {path} after {self._written} bytes: {why}"
             raise DownloadError(msg, url=self.url, ref=self.ref) from None
 
-    def _look(self, pieces: Iterable[bytes]) -> None:
-        for piece in pieces:
-            self.inspector.feed(piece)
-
     def _forget(self) -> None:
         self.inspector = Inspector()
 
-    def _take(self, pieces: Iterable[bytes], then: Callable[[], None]) -> None:
-        self._unwritten.extend(pieces)
-        self._flush()
-        then()
+    def _take(self, batch: memoryview, then: Callable[[], None]) -> None:
+        if batch:
+            self._unwritten.append(batch)
+        try:
+            self._flush()
+        finally:
+            then()
 
     def _opened(self) -> BinaryIO:
         for _ in range(_TRIES):
@@ -210,7 +212,7 @@ class Part:
         file = self._opened()
         file.seek(self._written)  # a write that failed may have left some of it behind
         while self._unwritten:
-            view = memoryview(self._unwritten[0])
+            view = self._unwritten[0]
             while view:
                 view = view[file.write(view) or 0 :]
             self._written += len(self._unwritten.popleft())

@@ -21,6 +21,8 @@ _ATTEMPTS: Final = 4
 """Connections in a row that bring nothing to speak of."""
 _PROGRESS: Final = 1024
 """Bytes that are something to speak of."""
+_HEAD: Final = 4096
+"""Bytes by which a page is told from a file."""
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 20.0
 _NEW: Final = 3600.0
@@ -57,8 +59,8 @@ class Pull:
     _failures: int = field(default=0, init=False)
     _best: int = field(default=0, init=False)
 
-    async def read(self) -> tuple[int, bytes]:
-        """The next bytes and their place, which is 0 where all that came before is void; no bytes at the end.
+    async def fill(self, room: memoryview, patience: float = 0.0) -> tuple[int, int]:
+        """Put the next bytes into `room`, as `Source.fill` does: their place, which is 0 where all that came before is void, and how many.
 
         Raises:
             DownloadError: it cannot be had, not now or not at all.
@@ -68,8 +70,8 @@ class Pull:
             try:
                 if self._source is None:
                     await self._open()
-                elif piece := await self._source.read():
-                    return self._taken(piece)
+                elif size := await self._source.fill(room, patience):
+                    return self._taken(room[:size]), size
                 else:
                     self._finish(framed=self._source.framed)
                 continue
@@ -81,10 +83,10 @@ class Pull:
                 trouble = _Trouble(f"the download broke off: {failed.failure.cause}", final=failed.failure.final)
             self.close()
             await self._overcome(trouble)
-        return self.held.size, b""
+        return self.held.size, 0
 
     async def doubt(self, why: str, *, final: bool = False) -> None:
-        """Do not believe that this is all: go on with `read`.
+        """Do not believe that this is all: go on with `fill`.
 
         Raises:
             DownloadError: there is nothing left to be tried.
@@ -130,9 +132,9 @@ class Pull:
         else:
             raise _Trouble(verdict.why, final=True)
 
-    def _taken(self, piece: bytes) -> tuple[int, bytes]:
+    def _taken(self, piece: memoryview) -> int:
         place, size = self.held.size, self.held.size + len(piece)
-        if place == 0 and is_error_page(piece):
+        if place == 0 and is_error_page(piece[:_HEAD].tobytes()):
             raise _Trouble("", expired=True)
         if size > self.max_size:
             raise _Trouble(f"the file has more than the {self.max_size} bytes that are allowed", final=True)
@@ -143,7 +145,7 @@ class Pull:
         self.held = Held(size=size, total=self.held.total, validator=self.held.validator)
         if size >= self._best + _PROGRESS:
             self._best, self._failures = size, 0
-        return place, piece
+        return place
 
     def _finish(self, *, framed: bool) -> None:
         self.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -42,6 +41,8 @@ _PARALLEL: Final = 8
 _SECURED_EVERY: Final = 1.0
 """Seconds of work that a loss of power or a kill may cost."""
 _TOLD_EVERY: Final = 0.25
+_PIECE: Final = 256 * 1024
+"""Bytes that a stream gives at once at most."""
 
 
 async def _nobody(_saved: Saved, _index: int, _validator: str) -> None:
@@ -176,11 +177,12 @@ class Files:
         pull = self._pull(entry.url, ref, max_size, partial(renewal.twin, entry))
         talk = _Talk(self.tell, self.clock, stem_of(entry, 0, 1, ref), ref)
         begun, given, digest, verified = self.clock.now(), 0, "", ""
-        seen = Inspector()
+        seen, room = Inspector(), memoryview(bytearray(_PIECE))
         try:
             while not verified:
                 async with self._slots:
-                    place, piece = await pull.read()
+                    place, size = await pull.fill(room)
+                piece = bytes(room[:size])
                 if place != seen.size:
                     # From zero again: what was given out already is compared, and left out.
                     digest = seen.sha256 if seen.size == given else digest
@@ -257,20 +259,19 @@ class Files:
 
     async def _fill(self, part: Part, pull: Pull, expected: Expected) -> str:
         talk = _Talk(self.tell, self.clock, part.stem.name, part.ref)
-        secured = -math.inf
-        verified = ""
+        secured, verified = self.clock.now(), ""
         while not verified:
-            place, piece = await pull.read()
+            place, size = await pull.fill(part.room, _TOLD_EVERY)
             if place != part.size:
-                await part.restart()
-                secured = -math.inf
-            if not piece:
+                await part.restart(size)
+            if not size:
                 verified = await verify(pull, part.inspector, await part.is_whole(), expected)
-            elif await part.write(piece):
-                talk.so_far(pull)
-                if self.clock.now() >= secured + _SECURED_EVERY:
-                    await part.secure(pull.held)
-                    secured = self.clock.now()
+                continue
+            await part.took(size)
+            talk.so_far(pull)
+            if self.clock.now() >= secured + _SECURED_EVERY:
+                await part.secure(pull.held)
+                secured = self.clock.now()
         return verified
 
     def _pull(self, url: str, ref: TaskRef | None, max_size: int, renew: Callable[[], Awaitable[str | None]]) -> Pull:

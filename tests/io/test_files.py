@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from file_hosts import MP4, PNG, REF, FileHost, Handler, file_host, names, serving
+from file_hosts import MP4, PNG, REF, WAYS, FileHost, Handler, file_host, names, serving
 from kling_async import media
 from kling_async.errors import DownloadError
 from kling_async.files._part import EXTENSIONS
@@ -14,7 +14,7 @@ from kling_async.models import Audio, Image, TaskRef, Video
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-host = pytest.fixture(file_host)
+host = pytest.fixture(file_host, params=WAYS)
 
 
 async def test_saving(host: FileHost, tmp_path: Path) -> None:

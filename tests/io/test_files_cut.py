@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from file_hosts import REF, Answer, Asked, ByteHost, byte_host, clip, names, reply, rest, whole
+from file_hosts import REF, WAYS, Answer, Asked, ByteHost, byte_host, clip, names, reply, rest, whole
 from kling_async.observers import Saved
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-host = pytest.fixture(byte_host)
+host = pytest.fixture(byte_host, params=WAYS)
 
 STEP = 64 * 1024
 CLIP, OTHER = clip(5 * 1024 * 1024), clip(5 * 1024 * 1024, seed=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from file_hosts import REF, Asked, ByteHost, byte_host, clip, reply, rest, whole
+from file_hosts import REF, WAYS, Asked, ByteHost, byte_host, clip, reply, rest, whole
 from kling_async import Artifact, Journal, KlingSession, Text2Video
 from kling_async.emulator import Emulator
 from kling_async.errors import DownloadError, JournalError, ResultExpiredError
@@ -20,7 +20,7 @@ from kling_async.observers import Progress, Record, Saved
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-host = pytest.fixture(byte_host)
+host = pytest.fixture(byte_host, params=WAYS)
 
 DATA, OTHER = clip(3_000_000), clip(3_000_000, seed=1)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -135,7 +135,7 @@ async def test_progress(host: ByteHost, tmp_path: Path) -> None:
     first, *_, last = host.records
     assert isinstance(first, Progress)
     assert (first.name, first.total, first.ref) == ("8800", len(DATA), REF)
-    assert 1 << 20 <= first.received <= len(DATA)
+    assert 0 < first.received <= len(DATA)
     assert last == evolve(SAVED, path=path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from file_hosts import CANARY, MP4, REF, FileHost, Handler, contents, file_host, names, quiet, serving
+from file_hosts import CANARY, MP4, REF, WAYS, FileHost, Handler, contents, file_host, names, quiet, serving
 from kling_async._clock import SystemClock
 from kling_async.errors import DownloadError, KlingError, ResultExpiredError, TransportError
 from kling_async.files import Entry, Files
@@ -17,7 +17,7 @@ from kling_async.models import Video
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-host = pytest.fixture(file_host)
+host = pytest.fixture(file_host, params=WAYS)
 
 
 async def cut(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from file_hosts import CANARY, PNG, REF, Answer, ByteHost, FileHost, byte_host, clip, file_host, names, reply, rest, serving, whole
+from file_hosts import CANARY, PNG, REF, WAYS, Answer, ByteHost, FileHost, byte_host, clip, file_host, names, reply, rest, serving, whole
 from kling_async._clock import SystemClock
 from kling_async._links import is_public
 from kling_async.errors import DownloadError, ResultExpiredError
@@ -23,8 +23,8 @@ from kling_async.models import Video
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
-host = pytest.fixture(byte_host)
-web_host = pytest.fixture(file_host)
+host = pytest.fixture(byte_host, params=WAYS)
+web_host = pytest.fixture(file_host, params=WAYS)
 
 DATA, OTHER = clip(200_000), clip(200_000, seed=1)
 CUT = 150_000
