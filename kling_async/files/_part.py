@@ -32,8 +32,10 @@ __all__ = ["EXTENSIONS", "Part"]
 T = TypeVar("T")
 
 EXTENSIONS: Final = (".mp4", ".mov", ".png", ".jpg", ".webp", ".gif", ".bmp", ".heif", ".mp3", ".wav", ".m4a", ".aac", ".flac", ".bin")
-_BATCH: Final = 2 * 1024 * 1024
+_BATCH: Final = 3 * 1024 * 1024
 """Bytes gathered before a thread writes them: fewer hops than pieces. Two buffers take turns, so memory stays flat."""
+_FIRST: Final = 256 * 1024
+"""Those of the first batch: many a file has no more, and it is soon under way."""
 _AHEAD: Final = 8 * 1024 * 1024
 """Bytes until the disk is told to begin with them."""
 _SIDECAR: Final = 1
@@ -119,14 +121,16 @@ class Part:
     @property
     def room(self) -> memoryview:
         """Where the next bytes are to be put; there is always some."""
-        self._buffer = self._buffer or bytearray(_BATCH)
+        size = _BATCH if self.size else _FIRST
+        if not self._gathered and len(self._buffer) != size:
+            self._buffer = bytearray(size)
         return memoryview(self._buffer)[self._gathered :]
 
     async def took(self, size: int) -> None:
         """Take what was put into the room. More may come while it goes to the disk, but not twice as much as there is room for."""
         self.size += size
         self._gathered += size
-        if self._gathered == _BATCH:
+        if self._gathered == len(self._buffer):
             await self._meanwhile(lambda: None)
 
     async def restart(self, size: int) -> None:
@@ -212,10 +216,10 @@ class Part:
         file = self._opened()
         file.seek(self._written)  # a write that failed may have left some of it behind
         while self._unwritten:
-            view = self._unwritten[0]
-            while view:
-                view = view[file.write(view) or 0 :]
-            self._written += len(self._unwritten.popleft())
+            taken = file.write(self._unwritten[0]) or 0
+            self._written += taken
+            if rest := self._unwritten.popleft()[taken:]:
+                self._unwritten.appendleft(rest)
         if self._written >= self._begun + _AHEAD:
             begin_with(file.fileno(), self._begun, self._written)
             self._begun = self._written

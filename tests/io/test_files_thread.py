@@ -132,14 +132,15 @@ async def test_in_order() -> None:
 async def test_more_comes_while_it_is_written(disk: Disk, tmp_path: Path) -> None:
     """While a batch is written the next one is taken, and no more than that: what is held stays bounded on a slow disk."""
     part, data = Part(tmp_path / "8800", "u", REF), random.Random(0).randbytes(5 * MIB)
-    batch = len(part.room)
-    await put(part, data[:batch])
+    first = len(part.room)
+    await put(part, data[:first])
     await anyio.to_thread.run_sync(disk.stuck.wait)
-    await put(part, data[batch : 2 * batch - 1])
-    more = asyncio.ensure_future(put(part, data[2 * batch - 1 :]))
+    both = first + len(part.room)
+    await put(part, data[first : both - 1])
+    more = asyncio.ensure_future(put(part, data[both - 1 :]))
     await turns()
     assert not more.done()
-    assert part.size == 2 * batch
+    assert part.size == both
     disk.answers.set()
     await more
     path, _ = await part.finish(overwrite=False)
