@@ -40,6 +40,8 @@ MAX_SIZE: Final = 2 * 1024**3
 _PARALLEL: Final = 8
 _SECURED_EVERY: Final = 1.0
 """Seconds of work that a loss of power or a kill may cost."""
+_WORTH_KEEPING: Final = 1024 * 1024
+"""Bytes; less is fetched again."""
 _TOLD_EVERY: Final = 0.25
 _PIECE: Final = 256 * 1024
 """Bytes that a stream gives at once at most."""
@@ -269,7 +271,7 @@ class Files:
                 continue
             await part.took(size)
             talk.so_far(pull)
-            if self.clock.now() >= secured + _SECURED_EVERY:
+            if part.size >= _WORTH_KEEPING and self.clock.now() >= secured + _SECURED_EVERY:
                 await part.secure(pull.held)
                 secured = self.clock.now()
         return verified
