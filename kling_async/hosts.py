@@ -210,6 +210,7 @@ class Hosts:
     """Which addresses are public."""
     resolver: Callable[[], AbstractResolver] = aiohttp.ThreadedResolver
     large: int = LARGE
+    """Bytes to come from which on a body is received past aiohttp's parser."""
     _sessions: dict[bool, aiohttp.ClientSession] = field(factory=dict, init=False)
     """By whether they go through a proxy."""
     _closed: bool = field(default=False, init=False)
