@@ -137,8 +137,7 @@ class Source:
     _got: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        length = self.headers.get("content-length", "")
-        self._unread = int(length) if length.isdecimal() and not self.framed else 0
+        self._unread = 0 if self.framed else self._response.content_length or 0
 
     @property
     def framed(self) -> bool:
